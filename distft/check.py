@@ -158,7 +158,7 @@ def prepare(overrides: Sequence[str], *, is_quiet: bool) -> None:
     process = start_bound(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE if is_quiet else None)
     _, said = process.communicate()
     if process.returncode == EXIT_WRONG_CONFIG and said:
-        raise ConfigError(errors_of(said))
+        raise ConfigError(errors_of(said.splitlines()))
     if process.returncode:
         sys.stderr.write(said or "")
         sys.exit(process.returncode)

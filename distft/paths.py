@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent
 
 
 def shipped_dir(name: str) -> Path:
     """Returns the folder `conf` or `slurm` that belongs to this code; RuntimeError when the install lost it."""
-    checkout = _PACKAGE.parent
+    checkout = PACKAGE.parent
     if (checkout / "pyproject.toml").is_file() and (checkout / name).is_dir():
         return checkout / name
-    if (_PACKAGE / name).is_dir():
-        return _PACKAGE / name
-    raise RuntimeError(f"the folder {name}/ is missing next to {_PACKAGE}. Try: reinstall distft")
+    if (PACKAGE / name).is_dir():
+        return PACKAGE / name
+    raise RuntimeError(f"the folder {name}/ is missing next to {PACKAGE}. Try: reinstall distft")
 
 
 def conf_dir() -> Path:

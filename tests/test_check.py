@@ -92,7 +92,7 @@ def test_every_job_of_a_sweep_is_checked(good: tuple[int, str, str], run: Check,
     assert not list(folder.glob("runs/*/*")), "no job was started"
 
 
-def test_it_tells_what_a_launch_would_do_with_an_earlier_run(good: tuple[int, str, str], run: Check, folder: Path):
+def test_what_a_launch_would_do_with_an_earlier_run_is_shown(good: tuple[int, str, str], run: Check, folder: Path):
     code, _, stderr = run("launch", "name=earlier")
     assert code == 0, stderr
     there = f"{folder}/runs/earlier"

@@ -25,7 +25,7 @@ LEVELS = {
     # rank imports worker; launch and a sweep share the stages of a run, and launch imports sweep
     7: {"audit", "report", "launch", "attempt", "judges"},
     8: {"cli", "human_eval", "sweep", "worker"},
-    9: {"evaluation", "inference"},
+    9: {"api", "evaluation", "inference"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 COMMANDS = 10
@@ -47,6 +47,8 @@ LIGHT = {
     "doctor",
     "goodput",
     "runs",
+    "api",
+    "check",
 }
 INSIDE_THE_JOB = {  # processes of their own, or on the compute node, where torch is
     "distft.launchers.elastic",

@@ -7,10 +7,11 @@ from importlib.metadata import version
 import pytest
 
 from distft.cli import available
+from tests.support.warm import python
 
 
-def distft(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "distft", *words], capture_output=True, text=True, check=False)
+def distft(*words: str, program: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program, "-m", "distft", *words], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
@@ -25,7 +26,7 @@ def test_help_lists_every_command_with_its_purpose(words):
 @pytest.mark.parametrize("name", sorted(available()))
 @pytest.mark.slow
 def test_every_command_answers_help_with_its_keys(name):
-    done = distft(name, "--help")
+    done = distft(name, "--help", program=python())
     assert done.returncode == 0 and done.stderr == ""
     assert f"distft.{name}" in done.stdout
 

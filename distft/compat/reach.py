@@ -5,14 +5,15 @@ Trap: a checkout that is only on PYTHONPATH has no metadata, so distft's own ver
 
 import importlib.metadata
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import distft
-
 Keywords = dict[str, Any]  # of a call, each with a type of its own
+# The package is there before its modules are, and imports its API on use: an import here would be a circle.
+OWN_VERSION: str = sys.modules["distft"].__version__
 
 
 @dataclass(frozen=True)
@@ -44,4 +45,4 @@ def version_of(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return distft.__version__ if name == "distft" else None
+        return OWN_VERSION if name == "distft" else None

@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import dropwhile, islice, takewhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,20 +63,20 @@ def errors_text(messages: Sequence[str]) -> str:
     return "\n".join([f"distft: {count} error{'s' if count > 1 else ''} {_HEAD}", *(f"  {each}" for each in messages)])
 
 
-def errors_of(output: str) -> list[str]:
+def is_head(line: str) -> bool:
+    """Returns whether a line is the first of `errors_text`."""
+    return line.startswith("distft: ") and line.endswith(_HEAD)
+
+
+def errors_of(lines: Iterable[str]) -> list[str]:
     """Returns the messages in what a command printed that ended with code 2: the inverse of `errors_text`."""
     messages = list[str]()
-    lines = iter(output.splitlines())
-    for line in lines:
-        if line.startswith("distft: ") and line.endswith(_HEAD):
-            break
-    for line in lines:
+    after_head = islice(dropwhile(lambda line: not is_head(line), lines), 1, None)
+    for line in takewhile(lambda line: line.startswith("  "), after_head):
         if line.startswith("   ") and messages:  # a further line of the same message
             messages[-1] += f"\n{line}"
-        elif line.startswith("  "):
-            messages.append(line[2:])
         else:
-            break
+            messages.append(line[2:])
     return messages
 
 

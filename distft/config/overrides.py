@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distft.config.check import Known
 from distft.config.errors import NOT_OURS, OURS, did_you_mean, likeness, nearest, nearest_key
-from distft.config.key import NULL, Values, covers
+from distft.config.key import NULL, Values, covers, shown
 from distft.config.parts import TRACKER, named_tracker, target_sections
 from distft.config.schema import BY_PATH, SHORT
 from distft.run import tracker_name
@@ -28,6 +28,7 @@ _OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=\s+~]+)(?:=(?P<value>.
 MULTIRUN = ("-m", "--multirun")
 CONFIG = "config"  # names a YAML file of one's own
 _HYDRA_FILES = ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp", "--config")
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)  # with escaped quotes inside
 _PLAIN = re.compile(r"[\w./-]+(@[\w./-]+)?")
 
 
@@ -107,6 +108,24 @@ def _item(key: str, value: str, *, text: bool) -> str:
     return "{" + ",".join(f"{name.strip()}:{hydra_value(key, given, text=False)}" for name, _, given in pairs) + "}"
 
 
+def override_of(key: str, value: Any) -> str:
+    """Returns the `key=value` that is read back as a plain value: null, a bool, a number, text, a list or a mapping."""
+    if isinstance(value, str):
+        misread = value in ("", "null") or _is_quoted(value) or value.startswith(("[", "{")) or value != value.strip()
+        is_sweep = len(list(_parts(value))) > 1
+        return f"{key}={quoted(value) if misread or is_sweep or not _is_readable(key, value) else value}"
+    return f"{key}={_in_grammar(value)}"
+
+
+def _in_grammar(value: Any) -> str:
+    """Returns a plain value in Hydra's grammar."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_in_grammar(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_in_grammar, value)) + "]"
+    return quoted(value) if isinstance(value, str) else shown(value)
+
+
 def swept_value(key: str, value: str) -> str | None:
     """Returns the sweep that a value is, in Hydra's grammar, its parts quoted where needed; None when it is none."""
     value = value.strip()
@@ -126,7 +145,7 @@ def quoted(value: str) -> str:
 
 
 def _is_quoted(value: str) -> bool:
-    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and value[0] not in value[1:-1]
+    return _QUOTED.fullmatch(value) is not None
 
 
 def _is_readable(key: str, value: str) -> bool:
@@ -145,10 +164,11 @@ def _parsed(key: str, value: str) -> ParsedOverride | None:
 
 def _parts(inside: str) -> Iterator[str]:
     """Yields the parts of a list, or of a sweep, between its top-level commas."""
-    depth, quote, start = 0, "", 0
+    depth, quote, start, escaped = 0, "", 0, False
     for i, letter in enumerate(inside):
         if quote:
-            quote = "" if letter == quote else quote
+            quote = "" if letter == quote and not escaped else quote
+            escaped = letter == "\\" and not escaped
         elif letter in "'\"":
             quote = letter
         elif letter in "[{(":

@@ -18,11 +18,11 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import distft
 from distft.compat.reach import version_of
 from distft.doctor.finding import Ended, Finding, ask_program
 from distft.doctor.libraries import DeepSpeed, Torch
 from distft.machines import num_accelerators
+from distft.paths import PACKAGE
 
 _UNLIMITED = 2**60  # cgroup v1 has the largest multiple of a page instead of `max`
 
@@ -219,7 +219,7 @@ def kind_of_disk(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> s
 
 
 _MAIN = ("torch", "deepspeed", "transformers")  # always listed, with version and bounds
-_PYPROJECT = Path(distft.__file__).parents[1] / "pyproject.toml"
+_PYPROJECT = PACKAGE.parent / "pyproject.toml"
 
 
 def bounds(pyproject: Path = _PYPROJECT) -> tuple[str, list[str]]:

@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, TypedDict
 
-import distft
 from distft.doctor import machine, network
 from distft.doctor.finding import Check, Ended, ask_program, run_check
 from distft.doctor.machine import versions
 from distft.doctor.network import listen, own_address, unreachable
+from distft.paths import PACKAGE
 from distft.runtime.environment import Commit, describe
 
 
@@ -69,7 +69,7 @@ def facts() -> Install:
     return {
         "executable": sys.executable,
         "python": about["python"],
-        "distft": str(Path(distft.__file__).parent),
+        "distft": str(PACKAGE),
         "commit": about["git"],
         "packages": versions(),
     }

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import distft
+from distft.compat.reach import OWN_VERSION
 from distft.config.errors import ConfigError
 from distft.human_eval import texts
 from distft.human_eval.answers import PASSED_ON, split_run
@@ -118,7 +118,7 @@ def settings_of(read: Arguments, kind: str, design: Design) -> Settings:
         planned_votes=0,
         items_sha256="",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        distft=distft.__version__,
+        distft=OWN_VERSION,
     )
 
 

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-import distft
+from distft.compat.reach import OWN_VERSION
 from distft.prove.place import MachineFacts
 from distft.runtime.environment import code_of, describe
 from distft.runtime.process_group import device_of
@@ -31,7 +31,7 @@ def describe_machine() -> MachineFacts:
         "platform": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         "python": known["python"],
         "packages": {name: installed[name] for name in PACKAGES if name in installed},
-        "distft": distft.__version__,
+        "distft": OWN_VERSION,
         "code": code_of(),
         "time": known["time"],
     }

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-import distft
-from distft.compat.reach import version_of
+from distft.compat.reach import OWN_VERSION, version_of
 from distft.doctor.machine import bounds
 from distft.prove.place import Place
 from distft.prove.proof import Line, failed, skipped
@@ -27,7 +26,7 @@ def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
     """Yields a line for distft, Python and each package."""
     code = place.machine.facts.get("code") or {}
     commit = code.get("commit", "unknown")[:12] + (" with changes" if code.get("changed") else "")
-    yield Line("versions.distft", "pass", distft.__version__, detail={"text": f"commit {commit}"})
+    yield Line("versions.distft", "pass", OWN_VERSION, detail={"text": f"commit {commit}"})
     python, packages = bounds()
     requirements = {each.name: each for each in map(Requirement, packages)}
     yield compared("python", place.machine.facts["python"], SpecifierSet(python))

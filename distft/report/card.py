@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import distft
+from distft.compat.reach import OWN_VERSION
 from distft.config.data import source_items
 from distft.config.freeze import read_config
 from distft.generate.samples_file import Sample
@@ -110,7 +110,7 @@ def _details(facts: Facts, cited: Cited, base: str | None) -> list[str]:
     licences = facts.data_licences or ", which name none"
     return [
         "## Model Details", "", "### Model Description", "",
-        f"Made by distft {cite(distft.__version__, 'environment.json#packages.distft')} with", "",
+        f"Made by distft {cite(OWN_VERSION, 'environment.json#packages.distft')} with", "",
         f"    {facts.command}", "", "<!-- command.txt#last -->", "",
         f"- Developed by: {_ASK}",
         f"- Funded by: {_ASK}",

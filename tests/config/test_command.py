@@ -46,8 +46,8 @@ def test_errors_are_json_on_stdout_where_json_is_wanted(capsys: pytest.CaptureFi
 )
 def test_errors_are_read_back_from_what_was_printed(messages: list[str]):
     output = f"preparing: 12 rows\n{errors_text(messages)}\ndistft.prepare failed with code 2\n"
-    assert errors_of(output) == messages
-    assert errors_of("preparing: 12 rows\n") == []
+    assert errors_of(output.splitlines()) == messages
+    assert errors_of(["preparing: 12 rows"]) == []
 
 
 @pytest.mark.parametrize(
