@@ -23,6 +23,7 @@ COMMANDS = (
     "human_eval",
     "audit",
     "doctor",
+    "config_schema",
     "prove",
     "demo",
 )
