@@ -23,7 +23,7 @@ CLAIM = """Prints the JSON Schema of a config file, of one's own or of a run, fo
   distft config_schema out=schema.json
 and as the first line of the file:
   # yaml-language-server: $schema=schema.json"""
-Schema = Mapping[str, Any]  # free-form JSON
+Schema = dict[str, Any]  # free-form JSON
 _BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 _INTERPOLATION = {"type": "string", "pattern": r"\$\{"}  # ${cache_dir} stands for the value of that key
 
@@ -52,9 +52,9 @@ def schema() -> Schema:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "config of distft", **tree}
 
 
-def _section(section: type[Group], prefix: str, groups: Mapping[str, Any]) -> dict[str, Any]:
+def _section(section: type[Group], prefix: str, groups: Mapping[str, Any]) -> Schema:
     """Returns the schema of a group of keys; further keys are allowed where a `_target_` takes them."""
-    properties: dict[str, Any] = {}
+    properties: Schema = {}
     inside = {name: info.annotation for name, info in section.model_fields.items() if name != "work"}
     own = {key.path.removeprefix(prefix): key for key in KEYS if key.path.startswith(prefix)}
     for name, key in own.items():
@@ -67,10 +67,14 @@ def _section(section: type[Group], prefix: str, groups: Mapping[str, Any]) -> di
     return {"type": "object", **about, "properties": properties, "additionalProperties": is_open}
 
 
-def _value(key: Key) -> dict[str, Any]:
+def _value(key: Key) -> Schema:
     """Returns the schema of a key's value, with its default and help."""
     default = {"default": key.default} if key.default != MISSING and key.fits(key.default) else {}
-    return {"description": key.help, **default, "anyOf": [_bounded(TypeAdapter(key.annotation).json_schema()), _INTERPOLATION]}
+    return {
+        "description": key.help,
+        **default,
+        "anyOf": [_bounded(TypeAdapter(key.annotation).json_schema()), _INTERPOLATION],
+    }
 
 
 def _bounded(found: Any) -> Any:
@@ -80,7 +84,7 @@ def _bounded(found: Any) -> Any:
     return [_bounded(each) for each in found] if isinstance(found, list) else found
 
 
-def _words(group: str, words: list[str]) -> dict[str, Any]:
+def _words(group: str, words: list[str]) -> Schema:
     """Returns the schema of what chooses a group's part."""
     word = {"enum": words, "description": f"a file of conf/{group}/"}
     if group == TRACKER:
@@ -90,7 +94,7 @@ def _words(group: str, words: list[str]) -> dict[str, Any]:
     return word
 
 
-def _alternatives(properties: dict[str, Any], name: str) -> list[Schema]:
+def _alternatives(properties: Schema, name: str) -> list[Schema]:
     """Returns the list of what a property may be, to append to."""
     return properties.setdefault(name, {"anyOf": []})["anyOf"]
 

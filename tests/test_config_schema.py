@@ -1,4 +1,4 @@
-"""The JSON Schema accepts the files that compose, and refuses what is no key or no value of one."""
+"""The JSON Schema accepts the files that compose, and refuses unknown keys and wrong values."""
 
 import json
 from pathlib import Path

@@ -12,10 +12,10 @@ import yaml
 
 from distft.config.errors import ConfigError, Unavailable, did_you_mean, nearest
 from distft.config.freeze import read_config
-from distft.config.schema import KEYS
+from distft.config.help import help_text, part_text
 from distft.config.targets import check_trusted
 from distft.machines import wrong_numbers
-from distft.paths import absolute, conf_dir
+from distft.paths import absolute
 from distft.run import EXIT_WRONG_CONFIG, RunFolder, json_text
 
 JSON = "--json"  # of commands that print their result as JSON, too
@@ -31,13 +31,14 @@ def command(
     arguments the lines are in `{"errors": []}` on stdout too. What is Unavailable becomes a line and exit code 1:
     nothing in the config is wrong.
 
-    argv: None for the command line. help: what --help prints, None for `help_text` of main's module.
+    argv: None for the command line. help: what --help prints, None for `help_text` of main's module; next to words of
+    groups (optimizer=sgd --help) their keys are printed instead.
     """
     open_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if {"--help", "-h"} & set(arguments):
-            print(help or help_text(_name(main)), flush=True)
+            print(part_text(arguments) or help or help_text(_name(main)), flush=True)
             sys.exit(0)
         if wrong := [*wrong_numbers(), *_wrong_place(), *_spaced(arguments)]:
             raise ConfigError(wrong)
@@ -120,25 +121,6 @@ def _spaced(arguments: Sequence[str]) -> list[str]:
             continue
         errors.append(f"{key} = {value}: a setting has no spaces around its =. Try: {key}={value}")
     return errors
-
-
-def help_text(name: str, own: Sequence[tuple[str, str]] = ()) -> str:
-    """Returns the usage of a command that takes overrides: its own keys, the groups with their words, all keys."""
-    lines = [f"usage: python -m distft.{name} [KEY=VALUE ...]", ""]
-    if own:
-        lines += ["own keys:", *_table(own), ""]
-    groups = sorted(path for path in conf_dir().iterdir() if path.is_dir())
-    words = [(f"{group.name}=", " ".join(sorted(file.stem for file in group.glob("*.yaml")))) for group in groups]
-    file = ("config=FILE.yaml", "keys and words of your own, or of a run: they come before the command line")
-    lines += ["a config file:", *_table([file]), ""]
-    lines += ["one word per group:", *_table(words), ""]
-    lines += ["keys:", *_table([(key.path, f"{key.help} ({key.rule()})") for key in KEYS])]
-    return "\n".join(lines)
-
-
-def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
-    width = max(len(left) for left, _ in rows) + 2
-    return [f"  {left:<{width}}{right}" for left, right in rows]
 
 
 def _name(main: Callable[[list[str]], int]) -> str:

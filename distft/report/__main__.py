@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def numbers_of(given: Mapping[str, str]) -> dict[str, Any]:
+def numbers_of(given: Mapping[str, str]) -> Mapping[str, Any]:
     """Returns the numbers of a page that was just written, as JSON values."""
     if "run" in given:
         run = find_run(given["run"])

@@ -7,7 +7,11 @@ import pytest
 
 from distft.config import ConfigError, command, help_text
 from distft.config.command import errors_of, errors_text, find_run
+from distft.config.help import part_text
+from distft.config.key import leaves
 from distft.config.schema import KEYS
+from distft.paths import conf_dir
+from distft.run import read_yaml
 
 
 def exit_code(main, argv: list[str]) -> object:
@@ -85,6 +89,37 @@ def test_help_is_answered_before_anything_runs(capsys: pytest.CaptureFixture[str
 
     assert exit_code(main, ["train.max_steps=3", "--help"]) == 0
     assert "usage: python -m distft." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "file", sorted(conf_dir().glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}={file.stem}"
+)
+def test_help_of_a_word_has_its_keys_with_their_values(file: Path, capsys: pytest.CaptureFixture[str]):
+    group, word = file.parent.name, file.stem
+    assert exit_code(lambda argv: 1, [f"{group}={word}", "--help"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    values = dict(leaves(read_yaml(file) or {}))
+    shown_values = {line.split("  ")[1].partition("=")[0] for line in lines}
+    named = {name for name in values if "architecture." not in name and name.rpartition(".")[2][0] != "_"}
+    prefix = "" if group == "experiment" else f"{group}."
+    assert first == f"{group}={word}"
+    assert {f"{prefix}{name}" for name in named - {"defaults"}} <= shown_values
+
+
+def test_help_of_a_word_has_its_target_and_the_keywords_of_that():
+    text = part_text(["--help", "optimizer=sgd", "schedule=wsd", "seed=1", "optimizer=adamm"])
+    sgd, wsd = text.split("\n\n")
+    assert "  calls torch.optim.SGD\n  optimizer.lr=0.001 " in sgd and "\n  optimizer.maximize" in sgd
+    assert "schedule.decay_steps=0.1 " in wsd and "a number of at least 0" in wsd
+    assert "\n  tuning=lora\n" in part_text(["experiment=sft_lora"]), "what a recipe chooses"
+    assert part_text(["--help", "seed=1"]) == ""
+
+
+def test_help_has_the_defaults():
+    lines = {line.split()[0]: line for line in help_text("launch").splitlines() if line.startswith("  ")}
+    assert lines["train.max_grad_norm"].endswith("; default 1.0)") and lines["name"].endswith("; default null)")
+    assert lines["optimizer="].endswith(" (default adamw)") and lines["experiment="].endswith(" sft_lora")
+    assert "default" not in lines["optimizer.lr"], "its word has it"
 
 
 def test_help_names_every_key_and_every_choice():
