@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from distft.goodput import read_timeline
 from distft.run import RunFolder, state_in_words
 from distft.runtime.logs import Patient
 from distft.tasks.shown import metric_names, metric_text
@@ -21,6 +22,25 @@ _STEPS_FOR_SPEED = 20
 def screen(stream: TextIO) -> Console:
     """Returns a plain console on `stream` that ignores a closed terminal or pipe."""
     return Console(file=cast(TextIO, Patient(stream)), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+_LOADING = "loading libraries and model"
+_STAGES = {"submitted": _LOADING, "begun": _LOADING, "training": "ready, before its first numbers"}
+
+
+class _Stage:
+    """What a run does before its first row, for a progress bar; its timeline is read at most once a second."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run, self._began, self._due, self._text = run, time.monotonic(), 0.0, ""
+
+    def __str__(self) -> str:
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + 1.0
+            last = next(reversed(read_timeline(self._run)), None)
+            is_queued = last is not None and last.event == "submitted" and self._run.job.is_file()
+            self._text = "queued" if is_queued else _STAGES.get(last.event, "starting") if last else "starting"
+        return f"{self._text}, {duration(time.monotonic() - self._began)}"
 
 
 class Terminal:
@@ -39,7 +59,7 @@ class Terminal:
         """Starts showing the run; rows of earlier attempts update the bar only."""
         self._steps = run.read_plan().steps
         self._old_rows = sum(1 for _ in run.read_metrics())
-        self._task = self._bar.add_task(f"step 0/{self._steps}", total=self._steps or None, numbers="starting")
+        self._task = self._bar.add_task(f"step 0/{self._steps}", total=self._steps or None, numbers=_Stage(run))
         if self._console.is_terminal:
             self._bar.start()
 

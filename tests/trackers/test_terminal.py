@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
+from distft.goodput import note
 from distft.run import RunFolder
 from distft.trackers import terminal
 from distft.trackers.terminal import Terminal, duration, summary
@@ -66,6 +67,33 @@ def test_on_a_terminal_the_bar_holds_the_numbers(tmp_path):
     last = [line for line in text.splitlines() if "step 2/4" in line][-1]
     for part in ("━", "loss 1.5000", "500 tokens/s", "4s left", "held-out loss 4.0000 (step 0)"):
         assert part in last
+
+
+def test_on_a_terminal_the_stages_of_a_start_are_named(tmp_path, monkeypatch):
+    """From the timeline, with the time since the launch; the first row replaces them."""
+    run, stream, now = freeze(tmp_path, steps=100), io.StringIO(), [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    view = Terminal(Console(file=stream, width=100, force_terminal=True))
+    view.start(run)
+
+    def said() -> str:
+        now[0] += 4
+        view._bar.refresh()
+        return stream.getvalue().rsplit("━", 1)[-1]
+
+    assert "starting, 4s" in said()
+    note(run, "submitted", 1)
+    assert "loading libraries and model, 8s" in said()
+    run.job.touch()
+    assert "queued, 12s" in said(), "a job of SLURM"
+    note(run, "begun", 1)
+    assert "loading libraries and model, 16s" in said()
+    note(run, "training", 1)
+    assert "ready, before its first numbers, 20s" in said()
+    view.log(held_out(0, 4.0))
+    last = said()
+    view.finish("completed")
+    assert "held-out loss 4.0000" in last and "ready" not in last
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(41.6, "42s"), (185, "3m05s"), (7800, "2h10m"), (0, "0s")])
