@@ -157,42 +157,53 @@ def test_importing_distft_is_cheap_and_lists_the_api():
         getattr(distft, "fine_tnue")  # noqa: B009  # it is not there
 
 
+def example(name: str, folder: Path, *words: str) -> str:
+    """Returns what an example prints."""
+    [file] = [file for file in EXAMPLES if file.stem == name]
+    command = [python(), "-m", "tests.support.program", str(file), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
-def ran(folder: Path) -> dict[str, str]:
-    """What each example prints; the one that compares reads the run of the first."""
-    arguments = {"compare_with_base": ["runs/example"], "learning_rates": ["rows.jsonl", *SMALL]}
-    found = {}
-    for name in ("fine_tune", "compare_with_base", "learning_rates", "own_schedule"):
-        words = arguments.get(name, ["rows.jsonl", *SMALL, f"name={'example' if name == 'fine_tune' else name}"])
-        words += ["train.max_steps=6"] * (name == "own_schedule")
-        [file] = [file for file in EXAMPLES if file.stem == name]
-        done = subprocess.run(
-            [python(), "-m", "tests.support.program", str(file), *words], cwd=folder, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[name] = done.stdout
-    return found
+def first(folder: Path) -> str:
+    return example("fine_tune", folder, "rows.jsonl", *SMALL, "name=example")
 
 
 @pytest.mark.slow
-def test_every_example_runs(ran: dict[str, str]):
-    assert sorted(ran) == [file.stem for file in EXAMPLES]
-    assert "held-out loss" in ran["fine_tune"] and "completed" in ran["fine_tune"]
-    assert "loss: " in ran["compare_with_base"] and "difference" in ran["compare_with_base"]
-    assert "learning rate 1e-05: " in ran["learning_rates"] and "the best is" in ran["learning_rates"]
-    assert "6.67e-06" in ran["own_schedule"], "a third of the default rate: the first of three warm-up steps"
+def test_the_first_example_prints_losses_and_an_answer(first: str, folder: Path):
+    assert "held-out loss" in first and "completed" in first and f"{folder}/runs/example/final" in first
+
+
+@pytest.mark.slow
+def test_an_example_compares_with_the_base(first: str, folder: Path):
+    said = example("compare_with_base", folder, "runs/example")
+    assert "loss: " in said and "difference" in said and said.count(" -> ") > 3
+
+
+@pytest.mark.slow
+def test_an_example_has_a_schedule_of_its_own(folder: Path):
+    said = example("own_schedule", folder, "rows.jsonl", *SMALL, "train.max_steps=6", "name=own", "export=false")
+    assert "6.67e-06" in said, "a third of the default rate: the first of three warm-up steps"
+
+
+@pytest.mark.soak
+def test_an_example_tries_learning_rates(folder: Path):
+    said = example("learning_rates", folder, "rows.jsonl", *SMALL)
+    assert "learning rate 1e-05: " in said and "the best is" in said
 
 
 @pytest.mark.slow
 def test_a_run_is_read_exported_and_returned_again(
-    ran: dict[str, str], folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    first: str, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sys, "executable", python())
     run = distft.open_run(folder / "runs" / "example")
     assert run.state == "completed" and run.plan.steps == 2 and run.name == "example"
     assert [row["step"] for row in run.metrics("train")] == [1, 2] and run.metrics("eval")[0]["step"] == 0
     assert run.final is not None and run.report is not None and run.config.train.max_steps == 2
-    assert f"{run.metrics('eval')[-1]['loss']:.3f} nats per token" in ran["fine_tune"]
+    assert f"{run.metrics('eval')[-1]['loss']:.3f} nats per token" in first
 
     config = run.config
     assert distft.fine_tune(config) == run and run.status["attempt"] == 1, "it is complete"
@@ -220,6 +231,7 @@ def test_the_pages_name_what_is_there(page: str):
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
-def test_an_example_is_short_and_says_how_to_run_it(file: Path):
+def test_an_example_is_short_tested_and_says_how_to_run_it(file: Path):
     text = file.read_text()
+    assert f'example("{file.stem}"' in Path(__file__).read_text()
     assert len(text.splitlines()) <= 45 and text.startswith(f'"""python examples/{file.name} ')
