@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 FLOOR  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/distft/floor-venv
 FLOOR_PYTEST := HF_HUB_OFFLINE=1 WANDB_MODE=offline $(FLOOR)/bin/python -m pytest $(PARALLEL) -q -p no:cacheprovider
 
-.PHONY: help venv demo test check soak floor format freeze support models clean
+.PHONY: help venv demo test check soak floor format freeze support docs models clean
 
 help:
 	@echo "make venv    the environment, in .venv"
@@ -23,6 +23,7 @@ help:
 	@echo "make format  format the code with ruff"
 	@echo "make freeze  write the installed versions to constraints.txt"
 	@echo "make support write docs/support.md from the proofs in docs/proofs"
+	@echo "make docs    the documentation as a site, in site/"
 	@echo "make models  check every model type of the installed transformers, into docs/models.md"
 
 venv: $(STAMP)
@@ -73,9 +74,12 @@ freeze: $(STAMP)
 support: $(STAMP)
 	$(BIN)/python -m distft.prove.support
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # Every causal model type of the installed transformers, checked as a base model is before a run: some minutes.
 models: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m distft.prove.models
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site .pytest_cache .ruff_cache .hypothesis

@@ -16,7 +16,15 @@ from tests.support.sources import nodes
 
 EXTRAS = {"liger_kernel": "liger-kernel"}  # imported where a GPU is, and not installed here
 PROGRAMS = {"ninja"}  # run by DeepSpeed, and never imported
-TOOLS = {"build", "hatchling", "pyrefly", "pyright", "pytest-timeout", "ruff"}  # Makefile, pytest, test_wheel.py
+TOOLS = {
+    "build",
+    "hatchling",
+    "mkdocs-material",
+    "pyrefly",
+    "pyright",
+    "pytest-timeout",
+    "ruff",
+}  # Makefile, pytest, test_wheel.py
 PEERS = {"trl"}  # measured by benchmarks/peers in an environment of its own
 LOCAL = {"distft", "tests", "benchmarks", "practice_cluster"}
 

@@ -74,7 +74,8 @@ def main(arguments: list[str]) -> int:
     write_answers(out, source, requests, settings, job)
     about = read_json(job.path / STATISTICS)
     speed = about["tokens"] / max(about["seconds"], 1e-9)
-    print(f"{source.name}: {len(requests):,} answers, {about['tokens']:,} tokens, {speed:,.0f} tokens/s")
+    answers = f"{len(requests):,} answer{'s' * (len(requests) != 1)}"
+    print(f"{source.name}: {answers}, {about['tokens']:,} tokens, {speed:,.0f} tokens/s")
     print(f"  {out}")
     shutil.rmtree(folder, ignore_errors=True)
     return 0
