@@ -84,8 +84,10 @@ class RunFailed(RuntimeError):
             who = "the run" if error["rank"] is None else f"rank {error['rank']} on {error['host']}"
             what = f"{who}: {error['type']}: {error['message']}"
         else:
-            failed = (line for line in said if " failed: " in line)
-            what = f"{run.state}; {next(failed, f'its launch ended with code {code}')}"
+            failed = (
+                [line for line in said if " failed: " in line] or said[-1:] or [f"its launch ended with code {code}"]
+            )
+            what = f"{run.state}; {failed[0]}" if run.status["state"] else failed[0]
         super().__init__(f"{run.name}: {what}. Log: {(error or {}).get('log') or run.folder.logs}")
         self.run, self.code = run, code
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 from distft.config import Config, ConfigError, command, compose, help_text
 from distft.config.command import JSON, errors_of
 from distft.config.overrides import MULTIRUN
-from distft.launch.history import Own, check_config, is_done, kept_rows, resumed
+from distft.launch.history import Own, check_config, check_followed, is_done, kept_rows, resumed
 from distft.launch.hosted import plan_hosted
 from distft.launch.stages import (
     check_devices,
@@ -31,6 +31,7 @@ from distft.launchers.slurm.job import find_job
 from distft.paths import absolute
 from distft.plan.make import model_notes
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, json_text
+from distft.runtime.disk import alone
 from distft.runtime.process import start_bound
 from distft.trackers.contract import make_trackers
 
@@ -92,13 +93,15 @@ def check(overrides: Sequence[str], *, is_quiet: bool = False) -> Checked:
         lambda: make_trackers(config.tracker),
         lambda: check_writable(run.path.parent),
         lambda: check_devices(config),
+        lambda: check_free(run),
         earlier,
     )
     config, own = frozen[0]
     if is_done(run, config):
         check_exported(run, config)
         return _checked(None if is_new else run, "show", run.read_plan(), run.read_status()["step"])
-    job = find_job(run)
+    if job := find_job(run):
+        check_followed(run, config, f"job {job}")
     if make_part(config, "launcher").is_hosted:
         with TemporaryDirectory() as folder:  # its rows become files to upload
             plan = plan_hosted(RunFolder(Path(folder) / run.path.name), config)
@@ -110,6 +113,15 @@ def check(overrides: Sequence[str], *, is_quiet: bool = False) -> Checked:
     step = int(manifest["step"]) if manifest else 0
     found = _checked(None if is_new else run, "follow" if job else "continue" if step else "start", plan, step)
     return {**found, "notes": [*config.notes, *(model_notes(config) if own is None else [])]}
+
+
+def check_free(run: RunFolder) -> None:
+    """Raises ConfigError where another launch uses the run."""
+    if not run.path.is_dir():
+        return
+    with alone(run.path / ".lock") as held:
+        if not held:
+            raise ConfigError([f"name={run.path.name}: another launch uses {run.path}. Try: another name"])
 
 
 def _checked(run: RunFolder | None, launch: Launch, plan: Plan, step: int) -> Checked:

@@ -146,6 +146,10 @@ def test_a_failed_run_is_an_error_with_its_cause(tmp_path: Path):
     run.folder.write_status(state="completed", exit_code=0, error=None)
     said = ["broken: export failed: the disk is full", "Try: python -m distft.export"]
     assert str(distft.RunFailed(run, 1, said)).startswith("broken: completed; broken: export failed: the disk is full")
+    nothing = distft.Run(tmp_path / "never")
+    assert str(distft.RunFailed(nothing, 1, ["distft: no space left"])).startswith(
+        "never: distft: no space left. Log: "
+    )
 
 
 def test_importing_distft_is_cheap_and_lists_the_api():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from distft.run import RunFolder
+from distft.runtime.disk import alone
 from tests.support.rows import write_sums
 from tests.support.warm import python
 
@@ -100,6 +101,9 @@ def test_what_a_launch_would_do_with_an_earlier_run_is_shown(good: tuple[int, st
     code, said, _ = run("check", "name=earlier", "optimizer.lr=0.5", "--json")
     [error] = json.loads(said)["errors"]
     assert code == 2 and "was made with another config" in error and error.splitlines()[1].endswith("-> 0.5")
+    with alone(Path(there) / ".lock"):
+        code, _, stderr = run("check", "name=earlier", "optimizer.lr=0.5")
+    assert code == 2 and "another launch uses" in stderr and "was made with another config" in stderr, "both at once"
     RunFolder(Path(there)).write_status(state="preempted", exit_code=75)
     assert "a launch continues" in run("check", "name=earlier")[1]
     assert json.loads(run("check", "name=earlier", "--json")[1])["step"] == 2

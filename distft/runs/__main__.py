@@ -228,7 +228,8 @@ def remove(given: Given) -> int:
         what = f"{folder}: {given.only or 'all'} of it, {size}"
         if not given.is_sure and not _agrees(f"{what} ({_about(runs)}). Delete for good? [y/N] "):
             return 1
-        disk.delete([run.checkpoints for run in runs if run.checkpoints.is_dir()] if given.only else [folder])
+        checkpoints = [run.checkpoints for run in runs if run.checkpoints.is_dir()]
+        disk.delete(folder, checkpoints if given.only else [folder])
         print(f"{what}, deleted")
     return 0
 

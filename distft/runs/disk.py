@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.table import Table
@@ -85,8 +86,8 @@ def to_delete(folder: Path) -> list[RunFolder]:
     if run.config.is_file() and run.plan.is_file():
         runs = [run]
     elif (folder / "sweep_status.json").is_file():
-        _refuse_locked(folder)
-        runs = find_runs(folder)
+        with _unused(folder):
+            runs = find_runs(folder)
     else:
         raise ConfigError([f"run={folder}: holds no run and no sweep.{another(folder, run.config.name)}"])
     for each in runs:
@@ -101,15 +102,19 @@ def refuse_job_of_sweep(folder: Path) -> None:
         raise ConfigError([f"run={folder}: {rule}. Try: only=checkpoints, or the sweep"])
 
 
-def _refuse_locked(folder: Path) -> None:
+@contextmanager
+def _unused(folder: Path) -> Iterator[None]:
+    """Keeps launches out of a run or a sweep; ConfigError where one uses it."""
     with alone(folder / ".lock") as held:
         if not held:
             raise ConfigError([f"run={folder}: a launch uses it. Try: distft runs stop run={folder}, then this again"])
+        yield
 
 
 def _refuse_in_use(run: RunFolder) -> None:
     """Raises ConfigError where a launch, a job or a process of another machine uses the run."""
-    _refuse_locked(run.path)
+    with _unused(run.path):
+        pass
     status, stop = run.read_status(), f"Try: distft runs stop run={run.path}, then this again"
     if job := find_job(run):
         raise ConfigError([f"run={run.path}: job {job} uses it. {stop}"])
@@ -122,10 +127,17 @@ def _refuse_in_use(run: RunFolder) -> None:
         )
 
 
-def delete(paths: Sequence[Path]) -> None:
-    """Deletes folders: each disappears at once, under its name, and its bytes then."""
-    for path in paths:
-        gone = path.with_name(f".{path.name}.deleted-{os.getpid()}")
-        os.replace(path, gone)
-        sync(path.parent)
-        shutil.rmtree(gone)
+def delete(folder: Path, paths: Sequence[Path]) -> None:
+    """Deletes folders of a run or sweep, or that itself: each disappears at once, and its bytes then.
+
+    ConfigError where a launch began meanwhile, or the disk refuses it.
+    """
+    try:
+        with _unused(folder):
+            for path in paths:
+                gone = path.with_name(f".{path.name}.deleted-{os.getpid()}")
+                os.replace(path, gone)
+                sync(path.parent)
+                shutil.rmtree(gone)
+    except OSError as error:
+        raise ConfigError([f"run={folder}: {error.filename} cannot be deleted: {error.strerror}"]) from error

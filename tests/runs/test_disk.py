@@ -129,3 +129,15 @@ def test_rm_refuses_what_is_no_run_and_a_link(tmp_path: Path):
     first, second = caught.value.messages
     assert "holds no run and no sweep" in first and f"is a link to {run.path}" in second
     assert (tmp_path / "data" / "rows.jsonl").is_file() and run.config.is_file()
+
+
+def test_a_disk_that_refuses_is_an_error_with_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = stored(tmp_path / "runs" / "one")
+
+    def refuse(path: Path, other: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("distft.runs.disk.os.replace", refuse)
+    with pytest.raises(ConfigError, match=f"run={run.path}: {run.path} cannot be deleted: Permission denied"):
+        main(["rm", str(run.path), "yes=true"])
+    assert run.config.is_file()
