@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from distft.config import Config, command
+from distft.config import Config, ConfigError, command
 from distft.config.command import keywords, usage
 from distft.config.compose import Groups
 from distft.config.key import MISSING, Group, Key
 from distft.config.parts import TARGET_GROUPS, TRACKER
 from distft.config.schema import KEYS, SHORT
-from distft.paths import absolute, conf_dir
+from distft.paths import absolute, conf_dir, why_not_writable
 from distft.run import json_text, write_json
 
 OWN = {"out": "file to write (default: print it)"}
@@ -32,7 +32,11 @@ def main(arguments: list[str]) -> int:
     """Returns 0 with the schema printed, or written to `out`."""
     given = keywords(arguments, OWN, required=())
     if "out" in given:
-        write_json(absolute(given["out"]), schema())
+        out = absolute(given["out"])
+        if why := why_not_writable(out.parent):
+            raise ConfigError([f"out={given['out']}: {why}. Try: out=schema.json"])
+        write_json(out, schema())
+        print(out)
     else:
         print(json_text(schema(), indent=2))
     return 0

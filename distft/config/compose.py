@@ -45,6 +45,9 @@ from distft.run import read_yaml
 from distft.tasks import load_task, task_names
 
 
+_PATH_OF = {"model": "model.path", "data": "data.train", "launcher": "launcher.profile"}
+
+
 class Groups:
     """The folders of a config folder, each with its words."""
 
@@ -65,8 +68,8 @@ class Groups:
             return value
         if group == TRACKER and override.prefix != "~" and _is_list(value):
             return _list_of_words(override, words)
-        meant = nearest(value or "none", words)
-        raise ConfigError([f"{override.text}: {group} is one of {', '.join(words)}.{did_you_mean(meant)}"])
+        meant = _of_a_path(group, value) or did_you_mean(nearest(value or "none", words))
+        raise ConfigError([f"{override.text}: {group} is one of {', '.join(words)}.{meant}"])
 
     def target_of(self, section: str, choices: Mapping[str, str]) -> str | None:
         """Returns the `_target_` that the YAML of a section's word names; of a tracker its name is the word."""
@@ -99,6 +102,13 @@ class Groups:
         file = self.folder / "experiment" / f"{word}.yaml"
         tree = _shipped(file, file.stat().st_mtime_ns)
         return {SHORT.get(path, path) for path, _ in leaves(tree) if path != "defaults"}
+
+
+def _of_a_path(group: str, value: str) -> str:
+    """Returns the advice for a group that was given a path or a hub id, which one of its keys takes; else nothing."""
+    path = value.strip("'\"")
+    is_path = "/" in path or path.startswith("~") or (path and absolute(path).exists())
+    return f" Try: {_PATH_OF[group]}={value}" if group in _PATH_OF and is_path else ""
 
 
 @lru_cache(maxsize=256)

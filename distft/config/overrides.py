@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from distft.config.check import Known
-from distft.config.errors import NOT_OURS, OURS, did_you_mean, likeness, nearest, nearest_key
+from distft.config.errors import NOT_OURS, OURS, SURELY, did_you_mean, likeness, nearest, nearest_key
 from distft.config.key import NULL, Values, covers, shown
 from distft.config.parts import TRACKER, named_tracker, target_sections
 from distft.config.schema import BY_PATH, SHORT
@@ -54,6 +54,9 @@ def split(text: str) -> Override:
         name = text.partition("=")[0]
         if name in MULTIRUN:
             raise WrongOverride(f"{text}: sweeps are of launch and plan. Try: this command without it, one value a key")
+        if name == "--json" or (len(name) > 4 and likeness(name, "--json") >= SURELY):
+            those = "--json, of check, plan, evaluate, report, runs and doctor"
+            raise WrongOverride(f"{text}: is not an option of this command. Did you mean {those}?")
         near = nearest_key(name.strip("-").replace("-", "_"), list(BY_PATH))
         if near in BY_PATH:
             near += text[len(name) :] or "=..."
