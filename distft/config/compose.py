@@ -44,7 +44,6 @@ from distft.paths import absolute, conf_dir
 from distft.run import read_yaml
 from distft.tasks import load_task, task_names
 
-
 _PATH_OF = {"model": "model.path", "data": "data.train", "launcher": "launcher.profile"}
 
 
