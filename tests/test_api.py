@@ -44,6 +44,7 @@ def settings(folder: Path) -> dict[str, Any]:
     return {"model": "gpt2", **TINY, "data": data, "train": train, "launcher": launcher, **places}
 
 
+@pytest.mark.slow
 def test_settings_compose_as_the_command_line_does(folder: Path):
     config = distft.compose(
         "seed=3", **settings(folder), optimizer={"lr": 1e-3, "betas": [0.9, 0.99]}, strategy="zero2"
@@ -57,6 +58,7 @@ def test_settings_compose_as_the_command_line_does(folder: Path):
     assert config.optimizer.lr == 1e-3
 
 
+@pytest.mark.slow
 def test_every_wrong_setting_is_reported_at_once():
     with pytest.raises(distft.ConfigError) as caught:
         distft.compose(modle="x", data={"train": "/nowhere.jsonl"}, train={"max_step": 3, "epochs": "many"})
@@ -101,6 +103,7 @@ def test_a_value_is_read_back_as_it_was_given(folder: Path, key: str, value: Any
     assert found == value and type(found) is type(value), text
 
 
+@pytest.mark.slow
 def test_a_config_is_a_command_line(folder: Path):
     """Also one that was changed, one of a run's file, and one with a loss that the task brings."""
     config = distft.compose(**settings(folder), tracker=["wandb", "tensorboard"], optimizer="sgd")
@@ -152,6 +155,7 @@ def test_a_failed_run_is_an_error_with_its_cause(tmp_path: Path):
     )
 
 
+@pytest.mark.slow
 def test_importing_distft_is_cheap_and_lists_the_api():
     program = "import sys, distft; assert 'yaml' not in sys.modules; print(*distft.__all__); distft.compose"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

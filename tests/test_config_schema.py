@@ -35,6 +35,7 @@ def test_the_shipped_experiments_are_accepted(validator: Any, file: Path):
 
 
 @pytest.mark.parametrize("words", ["strategy=zero3 optimizer=sgd tuning=lora", "loss=distillation schedule=wsd", ""])
+@pytest.mark.slow
 def test_the_config_of_a_run_is_accepted(validator: Any, words: str, tmp_path: Path):
     (tmp_path / "rows.jsonl").touch()
     more = ["tracker=[wandb,prometheus]", "loss.teacher=org/teacher"] if "distillation" in words else []
@@ -97,6 +98,7 @@ def test_every_key_has_its_help_and_its_default(validator: Any):
             assert validator.is_valid({key.path: found[key.path]["default"]}), key.path
 
 
+@pytest.mark.slow
 def test_it_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([]) == 0
     printed = json.loads(capsys.readouterr().out)

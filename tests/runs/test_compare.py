@@ -36,6 +36,7 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_compare_shows_settings_that_differ_and_the_best_result(
     two: tuple[RunFolder, RunFolder], capsys: pytest.CaptureFixture[str]
 ):
