@@ -230,6 +230,9 @@ def _refusal(setting: Override, known: Known, groups: Mapping[str, Collection[st
         return "Hydra's own settings have no effect here. Try: runs_dir, name or launcher"
     if "/" in first or "@" in first:
         return f"is no group.{did_you_mean(nearest(first.partition('/')[0].partition('@')[0], groups))}"
+    if setting.key == "run" and setting.value:
+        name, file = Path(setting.value).name, Path(setting.value) / "config.yaml"
+        return f"a run is continued by its name, or started from. Try: name={name} with its settings, or config={file}"
     refusal = known.refusal(setting.key)
     ours, is_group, _ = OURS.get(setting.key, "").partition("=")
     if refusal and is_group and setting.value in groups.get(ours, ()):  # report_to=tensorboard

@@ -27,6 +27,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("model=~/mine", "model=~/mine", " Try: model.path=~/mine"),
     ("data=/rows.jsonl", "data=/rows.jsonl", " Try: data.train=/rows.jsonl"),
     ("launcher=./site.yaml", "launcher=./site.yaml", " Try: launcher.profile=./site.yaml"),
+    ("run=runs/first", "run=runs/first", "Try: name=first with its settings, or config=runs/first/config.yaml"),
     ("--jsno", "--jsno", "is not an option of this command. Did you mean --json, of check"),
     ("--json=1", "--json=1", "Did you mean --json, of check"),
     ("tracker=null", "tracker=null", "none"),
