@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from distft.config.check import known_keys
 from distft.config.key import MISSING, covers, leaves, shown
@@ -61,7 +60,7 @@ def _groups() -> list[str]:
 
 
 def _words(group: str) -> list[str]:
-    return sorted(file.stem for file in Path(conf_dir() / group).glob("*.yaml"))
+    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
 
 
 def _pairs(item: object) -> Iterator[tuple[str, str]]:
