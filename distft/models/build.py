@@ -19,7 +19,7 @@ gradients.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from shutil import which
@@ -148,6 +148,7 @@ def fused_layers(model: nn.Module) -> dict[str, int]:
 _SEPARATES_ENCODERS = (SDPA, VARLEN, "flash_attention_2", "flash_attention_3")  # by the lengths of the documents
 RECOMPUTED = ("none", "selective", "full")  # values of train.activation_checkpointing
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+_WIDER = 8  # times as wide as its inner dimension: the product costs little to compute again
 _ATTENTION = ("attention", "attn")  # in the name of every kernel: SDPA, varlen, flash-attn, flex
 
 
@@ -174,12 +175,17 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any], contexts: Calla
     return checkpointed
 
 
-def _policy(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if _is_expensive(operation) else CheckpointPolicy.PREFER_RECOMPUTE
+def _policy(_: Any, operation: Any, *inputs: Any, **__: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if _is_expensive(operation, inputs) else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _is_expensive(operation: Any) -> bool:
+def _is_expensive(operation: Any, inputs: Sequence[Any]) -> bool:
+    """Returns whether a result is kept: that of attention, and of a product unless it is much wider than its inner
+    dimension, as of an adapter's second matrix, which would take as much memory as the frozen layer's result."""
     name = operation.name().rpartition("::")[2].partition(".")[0]
+    if name in ("mm", "addmm"):
+        right = inputs[-1]
+        return _WIDER * right.shape[0] > right.shape[1]
     return name in _PRODUCTS or any(word in name for word in _ATTENTION)
 
 
