@@ -74,7 +74,7 @@ class Plan:
     model_dir: str | None  # folder with config.json and safetensors; None: a random tiny instance
     tokenizer_dir: str | None  # None: the byte tokenizer of tiny models
     data_dir: str | None  # prepared shards
-    memory: dict[str, dict[str, int]]  # strategy -> parameters, gradients, optimizer, total: bytes per process
+    memory: dict[str, dict[str, int]]  # strategy -> part -> bytes per process (distft.plan.memory, distft.plan.step)
     reads: Mapping[str, Any] = field(default_factory=dict)  # everything that determines the rows of a step
     base_step: int = 0  # steps up to here were of a run, or of settings, with other rows
     base_row: int = 0  # position in the order of rows after these steps
@@ -84,6 +84,9 @@ class Plan:
     model_hash: str | None = None  # content hash of model_dir; None without one or in plans of older versions
     teacher_dir: str | None = None  # folder of the model that loss.teacher names
     teacher_hash: str | None = None  # content hash of teacher_dir
+    forward_tokens: int = 0  # of the largest micro-batch; 0: not known
+    attended: float = 0.0  # tokens that a token attends to in its row, on average, without windows; 0: not known
+    targets: int = 0  # units of the loss in all steps; 0: not known
     labels: Mapping[str, Any] | None = None  # distft.tasks.labels.Labels of the rows; None: rows without labels
 
     @staticmethod

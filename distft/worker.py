@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from distft.attempt import Attempt, make_evaluator, make_saver, pass_settings
 from distft.checkpoint.choose import skip_rows
@@ -265,28 +266,34 @@ def rewind(attempt: Attempt, feed: Feed, step: int) -> Plan:
 def make_engine(config: Config, plan: Plan, world: World) -> Engine:
     """Builds model, loss and optimizer on meta and lets the strategy lay them out."""
     exact_products()
-    loss, tune, make_optimizer = map(built, (config.loss, config.tuning, config.optimizer))
-
-    def build() -> Objective:
-        model = tune(make_skeleton(config, plan))
-        check_dropout(model, config.model.dropout)
-        if config.train.neftune_alpha:
-            add_noise(model, config.train.neftune_alpha)
-        use_kernels(model, config.model.kernels)
-        repeated = list(blocks(model).values())
-        recompute(model, config.train.activation_checkpointing)
-        if config.train.compile:
-            compile_blocks(model, repeated, world.device)
-            if isinstance(loss, CrossEntropy):
-                loss.compile_chunks()
-        return Objective(model, loss, repeated)
-
-    strategy = built(config.strategy)
+    strategy, make_optimizer = built(config.strategy), built(config.optimizer)
     precision = compute_dtype(config.train.precision, world.device)
-    engine = strategy.setup(build, lambda parameters: make_optimizer(decay_groups(parameters)), world, precision)
+    engine = strategy.setup(
+        lambda: make_objective(config, plan, world.device),
+        lambda parameters: make_optimizer(decay_groups(parameters)),
+        world,
+        precision,
+    )
     hang = (config.launcher.hang_seconds, config.launcher.hang_seconds_outside)
     share_timeout(collective_seconds(*hang))  # also for the groups that the strategy made
     return engine
+
+
+def make_objective(config: Config, plan: Plan, device: torch.device) -> Objective:
+    """Builds model and loss on meta, as they are trained on `device`."""
+    loss, tune = built(config.loss), built(config.tuning)
+    model = tune(make_skeleton(config, plan))
+    check_dropout(model, config.model.dropout)
+    if config.train.neftune_alpha:
+        add_noise(model, config.train.neftune_alpha)
+    use_kernels(model, config.model.kernels)
+    repeated = list(blocks(model).values())
+    recompute(model, config.train.activation_checkpointing)
+    if config.train.compile:
+        compile_blocks(model, repeated, device)
+        if isinstance(loss, CrossEntropy):
+            loss.compile_chunks()
+    return Objective(model, loss, repeated)
 
 
 def make_skeleton(config: Config, plan: Plan) -> Any:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "distft"
 
 # Everything not named here is a command: level 10, whom nobody imports.
 LEVELS = {
-    0: {"compat", "machines", "paths", "run", "tasks"},
+    0: {"compat", "data_sheets", "machines", "paths", "run", "tasks"},
     1: {"config", "runtime"},
     2: {"data", "goodput", "tensors"},
     3: {"models", "optim", "strategies", "launchers", "trackers"},

@@ -1,18 +1,14 @@
 """The largest micro-batch that fits: train.micro_batch_size=auto and train.micro_batch_tokens=auto.
 
-The plan counts weights, gradients, optimizer state and gathered weights exactly. What a forward keeps for its backward
-is estimated here, per token; so on an accelerator the OOM probe right after the first step confirms the choice, and a
-launch halves it when it did not fit. The update is the same for any micro-batch.
-
-Activations per token and layer, in numbers of the compute dtype: Korthikanti et al. 2022, arXiv 2205.05198, for
-layers with gated MLPs and attention that keeps no scores.
+The plan counts weights, gradients, optimizer state and gathered weights. What a forward keeps for its backward is
+counted by formula (distft.plan.activations), and kernels may keep more or less. So on an accelerator the OOM probe
+right after the first step confirms the choice, and a launch halves it when it did not fit. The update is the same for
+any micro-batch.
 """
 
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 AUTO = "auto"
 MARGIN = 0.9  # of the memory: the rest is for the allocator, the libraries and the estimate's error
@@ -33,24 +29,6 @@ class Room:
         """Bytes for activations; negative where the state alone does not fit."""
         chunk = _CHUNK_BYTES_OF_ACCELERATOR if self.is_accelerator else _CHUNK_BYTES
         return int(MARGIN * self.total) - self.state - min(chunk, self.total // 8)
-
-
-def bytes_per_token(facts: Mapping[str, Any], compute_bytes: int, recomputed: str) -> int:
-    """Returns an estimate of the activation bytes of one token in a training step.
-
-    facts: of config.json. recomputed: train.activation_checkpointing.
-    """
-    hidden = facts.get("hidden_size") or facts.get("n_embd") or facts.get("dim")
-    layers = facts.get("num_hidden_layers") or facts.get("n_layer") or facts.get("n_layers")
-    if not hidden or not layers:
-        raise ValueError(f"{facts.get('model_type')} does not name its hidden size and layers")
-    heads = facts.get("num_attention_heads") or facts.get("n_head") or 1
-    inner = facts.get("intermediate_size") or facts.get("n_inner") or facts.get("hidden_dim") or 4 * hidden
-    keys = hidden * (facts.get("num_key_value_heads") or heads) // heads
-    whole = 10 * hidden + 2 * keys + 4 * inner  # norms and their inputs, queries, keys, values, scores' sum, MLP
-    kept = {"none": whole, "selective": 6 * hidden + 2 * keys + 3 * inner, "full": hidden}[recomputed]
-    outside = 6 * hidden  # embeddings, last norm, hidden states of the loss and their gradients
-    return compute_bytes * (layers * kept + 2 * whole + outside)  # forward, and one layer's backward
 
 
 def tokens_that_fit(room: Room, token_bytes: int) -> int:

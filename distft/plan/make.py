@@ -14,22 +14,25 @@ from distft.config.rules.contract import Facts
 from distft.data.hub import NotFetched, local_folder
 from distft.data.key import tokenizer_dir
 from distft.data.shards import MANIFEST
-from distft.machines import node_range, num_accelerators, processes_per_node
+from distft.machines import node_range, processes_per_node
 from distft.model_check.verdict import read_verdict, verdict_errors
 from distft.paths import conf_dir
-from distft.plan.fit import AUTO, GIB, Room, bytes_per_token, device_bytes, rows_that_fit, tokens_that_fit
+from distft.plan.activations import activation_bytes
+from distft.plan.fit import AUTO, GIB, Room, device_bytes, rows_that_fit, tokens_that_fit
 from distft.plan.labels import model_label
-from distft.plan.memory import (
-    FP32_BYTES,
-    Architecture,
-    Parts,
-    Sizes,
-    count_adapters,
-    memory_table,
-    optimizer_bytes,
-    parts_of,
-)
+from distft.plan.memory import Architecture, count_adapters, memory_table, parts_of
 from distft.plan.rows import Extent, extent
+from distft.plan.step import (
+    Lengths,
+    MicroBatch,
+    forward,
+    is_lora,
+    longest_row,
+    on_accelerators,
+    sizes_of,
+    step_bytes,
+    with_step,
+)
 from distft.plan.teacher import is_teacher_checked, teacher_of
 from distft.run import Plan, read_json
 from distft.tasks import load_task
@@ -37,12 +40,18 @@ from distft.tasks.labels import Labels
 from distft.tensors.weight_files import content_hash, notes, weight_errors
 
 
-def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Plan:
+def make_plan(
+    config: Config,
+    resumed: Mapping[str, Any] | None = None,
+    own: Plan | None = None,
+    accelerators: bool | None = None,
+) -> Plan:
     """Returns the plan of the run; ConfigError when data or model do not match the config.
 
     resumed: manifest of the checkpoint to resume. own: the frozen plan, whose rows and model the run keeps even if
-    their source files have changed.
+    their source files have changed. accelerators: whether the run has some; None: as this machine or the cluster.
     """
+    accelerators = on_accelerators(config) if accelerators is None else accelerators
     try:
         reads = extent(config, resumed, own)
     except (ValueError, RuntimeError) as error:
@@ -59,7 +68,8 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         adapters = _adapters(config.tuning, model_dir, architecture)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
-    memory = _memory(config, parts, adapters, world, per_node)
+    sizes = sizes_of(config, parts, adapters, world, per_node, accelerators)
+    memory = memory_table(config.choices["strategy"], config.strategy, conf_dir() / "strategy", sizes) if sizes else {}
     teacher_dir, teacher_hash = teacher_of(config, own)
     if not is_auto(config):
         micro = micro_batch(config)
@@ -68,6 +78,9 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
     else:
         facts = facts_of(model_dir) if model_dir else architecture
         micro = _largest(config, memory, text_facts(facts), reads, world, per_node)
+    facts = text_facts(facts_of(model_dir)) if model_dir else architecture
+    batch = forward(config, micro, _lengths(config, reads, world), accelerators)
+    memory = with_step(memory, step_bytes(config, facts, batch))
     return Plan(
         nodes=nodes,
         processes_per_node=per_node,
@@ -91,6 +104,9 @@ def make_plan(config: Config, resumed: Mapping[str, Any] | None = None, own: Pla
         tokenizer_dir=own.tokenizer_dir if own else _tokenizer_dir(config),
         data_dir=str(reads.data_dir) if reads.data_dir else None,
         memory=memory,
+        forward_tokens=batch.tokens,
+        attended=reads.attended,
+        targets=reads.targets,
         teacher_dir=teacher_dir,
         teacher_hash=teacher_hash,
         labels=_labels(config, reads.data_dir),
@@ -185,7 +201,6 @@ def model_notes(config: Config) -> list[str]:
 
 
 _UNEVEN = 1.25  # tokens of the largest share of a step over the mean one
-MicroBatch = tuple[int | None, int | None]  # rows, or else tokens
 
 
 def micro_batch(config: Config) -> MicroBatch:
@@ -194,11 +209,6 @@ def micro_batch(config: Config) -> MicroBatch:
     if config.data.packing:
         return None, tokens if isinstance(tokens, int) else longest
     return rows if isinstance(rows, int) else 1, None
-
-
-def longest_row(config: Config) -> int:
-    """Returns the most tokens that a row may have: a pair has two documents of data.max_length."""
-    return config.data.max_length * (2 if load_task(config.model.task).unit == "pair" else 1)
 
 
 def is_auto(config: Config) -> bool:
@@ -226,8 +236,8 @@ def _largest(
     total, is_accelerator = found
     room = Room(total, counted["total"] - counted["host"] + counted.get("gathered", 0), is_accelerator)
     try:
-        compute = 2 if _computes_in_bf16(config) else 4
-        tokens = tokens_that_fit(room, bytes_per_token(facts, compute, config.train.activation_checkpointing))
+        one = forward(config, (None, 1), Lengths(), is_accelerator)
+        tokens = tokens_that_fit(room, activation_bytes(facts, one))
     except ValueError as error:
         raise ConfigError([f"{key}=auto: {error}. Try: {by_hand}"]) from error
     longest = min(longest_row(config), reads.longest or longest_row(config))
@@ -255,6 +265,12 @@ def _accumulation(config: Config, reads: Extent, world: int, micro: MicroBatch) 
     return max(1, ceil(rows_per_step / (rows * world)))
 
 
+def _lengths(config: Config, reads: Extent, world: int) -> Lengths:
+    mean = max(1, reads.tokens // reads.rows_read) if reads.rows_read else None
+    rows = None if config.train.global_batch_tokens else config.train.global_batch_size
+    return Lengths(reads.longest, mean, ceil(rows / world) if rows else None)
+
+
 def _model_dir(config: Config) -> Path | None:
     """Returns the model's folder; None for a random instance, and before the model is fetched."""
     if config.model.tiny:
@@ -275,34 +291,6 @@ def _tokenizer_dir(config: Config) -> str | None:
 
 def _adapters(tuning: Tuning, model_dir: Path | None, architecture: Architecture) -> int | None:
     """Returns the parameters of adapters, 0 when they are unknown; None when the model itself is trained."""
-    if not str(tuning.target).endswith(".Lora"):
+    if not is_lora(tuning):
         return None
     return count_adapters(model_dir, architecture, tuning.rank, tuning.target_modules) or 0
-
-
-def _memory(
-    config: Config, parts: Parts | None, adapters: int | None, world: int, node: int
-) -> dict[str, dict[str, int]]:
-    """Returns the bytes per process of every strategy; empty for an unknown optimizer or unknown adapters."""
-    state_bytes, parameters = optimizer_bytes(config.optimizer), parts.total if parts else 0
-    if state_bytes is None or adapters == 0:
-        return {}
-    state_bytes += FP32_BYTES if config.train.ema_decay else 0
-    sizes = Sizes(
-        parameters=parameters + (adapters or 0),
-        trained=parameters if adapters is None else adapters,
-        state_bytes=state_bytes,
-        compute_bytes=2 if _computes_in_bf16(config) else 4,
-        world=world,
-        node=node,
-        parts=parts,
-    )
-    return memory_table(config.choices["strategy"], config.strategy, conf_dir() / "strategy", sizes)
-
-
-def _computes_in_bf16(config: Config) -> bool:
-    """Returns whether the run computes in bf16; `auto` is assumed to be bf16 on accelerators and clusters."""
-    on_cluster = config.launcher.target != "distft.launchers.local.Local"
-    return config.train.precision == "bf16" or (
-        config.train.precision == "auto" and (num_accelerators() > 0 or on_cluster)
-    )

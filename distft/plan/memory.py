@@ -1,9 +1,8 @@
-"""Bytes per process of the persistent state, by strategy: weights, gradients and optimizer state.
+"""Bytes per process of the persistent state, by strategy, and the peak that a step adds to it for communication.
 
-For FSDP2 (ddp, fsdp, hsdp) also the peak that a step adds to them, without activations.
-
-Not included: activations, weights gathered by ZeRO, communication buckets, fragmentation. Frozen parameters have no
-gradients, optimizer state or fp32 master weights.
+State: weights, gradients and optimizer state. In addition: gathered weights, buckets, and gradients before they are
+reduced. Activations and the loss are counted in distft.plan.activations. Frozen parameters have no gradients, optimizer
+state or fp32 master weights.
 """
 
 import json
@@ -12,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def count_adapters(model_dir: Path | None, facts: Architecture, rank: int, targe
 
     None when the architecture is unknown; ValueError when it has no layer of such a name.
     """
-    layers = _linear_layers(model_dir, facts)
+    layers = linear_layers(model_dir, facts)
     if not layers:
         return None
     names = sorted({name for name, _ in layers})
@@ -89,7 +89,7 @@ def count_adapters(model_dir: Path | None, facts: Architecture, rank: int, targe
     return sum(rank * sum(shape) for name, shape in layers if isinstance(targets, str) or name in targets)
 
 
-def _linear_layers(model_dir: Path | None, facts: Architecture) -> list[Layer]:
+def linear_layers(model_dir: Path | None, facts: Architecture) -> list[Layer]:
     """Returns every linear layer of the repeated blocks: the last part of its name, and its two dimensions."""
     if model_dir is not None and (shapes := _shapes(model_dir)):
         inside = {name: _LAYER.search(name) for name, shape in shapes.items() if len(shape) == 2}
@@ -158,13 +158,15 @@ class Family:
     linear: Callable[[Architecture], list[Layer]] = _llama_linear
     num_layers: str = "num_hidden_layers"
     ties: bool = False  # default if its config.json does not say
+    norms: int = 2  # of a layer
+    head_norms: bool = False  # on queries and keys
 
 
 FAMILIES = {
     "llama": Family(_llama),
     "mistral": Family(_llama),
-    "qwen3": Family(lambda facts: _llama(facts, head_norms=True)),
-    "gemma3_text": Family(lambda facts: _llama(facts, head_norms=True, norms_per_layer=4)),
+    "qwen3": Family(partial(_llama, head_norms=True), head_norms=True),
+    "gemma3_text": Family(partial(_llama, head_norms=True, norms_per_layer=4), norms=4, head_norms=True),
     "gpt2": Family(_gpt2, _gpt2_linear, "n_layer", ties=True),
 }
 
@@ -202,7 +204,7 @@ class Sizes:
 
 def memory_of(strategy: Strategy, sizes: Sizes) -> dict[str, int] | None:
     """Returns bytes per process: parameters, gradients, optimizer, total of these, and the part of it in host memory;
-    `gathered` in addition to the total, where it is known. None for a strategy that is unknown here."""
+    `gathered` in addition to the total, where the architecture is known. None for a strategy that is unknown here."""
     if "layout" in strategy.model_fields_set:
         return _memory_of_fsdp(strategy, sizes)
     return _memory_of_zero(strategy, sizes) if strategy.stage in (1, 2, 3) else None
@@ -233,7 +235,34 @@ def _memory_of_zero(strategy: Strategy, sizes: Sizes) -> dict[str, int]:
     counted = _sum(working + FP32_BYTES * share, gradients, sizes.state_bytes * share)
     if strategy.offload:
         counted["host"] = counted["total"] if stage == 3 else counted["total"] - on_device
+    if sizes.parts is not None:
+        counted["gathered"] = _gathered_by_zero(strategy, sizes, sizes.parts)
     return counted
+
+
+MIN_BUCKET, MAX_BUCKET, LIVE_BUCKETS = 500_000, 200_000_000, 4  # parameters, as in distft.strategies.zero
+_IN_FLIGHT = 3  # buckets at stage 3, in addition to those that may live: prefetched, received, and in use
+
+
+def _gathered_by_zero(strategy: Strategy, sizes: Sizes, parts: Parts) -> int:
+    """Returns an upper estimate of the peak that DeepSpeed adds to state and gradients in a step, from measurements.
+
+    Stages 1 and 2: gradients of embedding and head before their reduction, and a bucket in fp32. Stage 3: gathered
+    weights, and the head's gradient; in the update the gradients of this process a second time.
+    """
+    bucket = strategy.bucket_parameters or min(max(sizes.parameters // 16, MIN_BUCKET), MAX_BUCKET)
+    is_full, of_bucket = sizes.trained == sizes.parameters, FP32_BYTES * bucket
+    head = parts.head * is_full
+    if strategy.stage < 3:
+        if not is_full:
+            return min(of_bucket, FP32_BYTES * sizes.trained)
+        if parts.tied:
+            return (4 * FP32_BYTES if sizes.compute_bytes == FP32_BYTES else 2 * sizes.compute_bytes) * head
+        return sizes.compute_bytes * head + of_bucket
+    of_head = (FP32_BYTES + sizes.compute_bytes * (parts.tied or sizes.compute_bytes < FP32_BYTES)) * head
+    weights = min(parts.total, (LIVE_BUCKETS + _IN_FLIGHT) * bucket + parts.outside)
+    update = FP32_BYTES * ceil(sizes.trained / sizes.world) + of_bucket
+    return max(sizes.compute_bytes * weights + of_head, update)
 
 
 def gathered_bytes(parts: Parts, compute_bytes: int, *, is_sharded: bool, adapters: int | None) -> int:

@@ -33,6 +33,8 @@ class Extent:
     tokens: int  # in all steps
     estimated: bool
     longest: int | None = None  # tokens of the longest row; None while estimated
+    attended: float = 0.0  # tokens that a token attends to in its row, on average, itself included; without windows
+    targets: int = 0  # units of the loss, in all steps
 
 
 def extent(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan | None = None) -> Extent:
@@ -44,9 +46,11 @@ def extent(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan |
     folder = own.rows_dir if own and own.data_dir else prepared_dir(config)
     shards, training = config.data.shards, config.train
     if folder is not None:
-        lengths, eval_rows = Rows(folder, "train", shards).lengths, len(Rows(folder, "eval"))
+        rows = Rows(folder, "train", shards)
+        lengths, targets, eval_rows = rows.lengths, rows.num_targets, len(Rows(folder, "eval"))
     else:
         lengths, eval_rows = _guess(config)
+        targets = lengths
     by_tokens = training.global_batch_tokens
     sizes = {"batch_rows": None if by_tokens else training.global_batch_size, "batch_tokens": by_tokens}
     order_of = {"data": folder.name if folder else None, "shards": shards, "seed": config.seed}
@@ -58,10 +62,23 @@ def extent(config: Config, resumed: Mapping[str, Any] | None = None, own: Plan |
         return Extent(folder, 0, eval_rows, reads, base, training.max_steps or 0, 0, 0, estimated=True)
     borders = step_borders(order, lengths, epochs=training.epochs, max_steps=training.max_steps, base=base, **sizes)
     read = int(borders[-1])
-    tokens = int(lengths[order.rows(0, read)].sum(dtype=np.int64)) if read else 0
-    steps = base.step + len(borders) - 1
-    longest = int(lengths.max()) if folder is not None else None
-    return Extent(folder, len(lengths), eval_rows, reads, base, steps, read, tokens, folder is None, longest)
+    of_steps = order.rows(0, read) if read else np.zeros(0, np.int64)
+    each = lengths[of_steps].astype(np.float64)
+    tokens = int(each.sum())
+    return Extent(
+        data_dir=folder,
+        rows=len(lengths),
+        eval_rows=eval_rows,
+        reads=reads,
+        base=base,
+        steps=base.step + len(borders) - 1,
+        rows_read=read,
+        tokens=tokens,
+        estimated=folder is None,
+        longest=int(lengths.max()) if folder is not None else None,
+        attended=float((each * (each + 1) / 2).sum() / max(1, tokens)),
+        targets=int(targets[of_steps].sum(dtype=np.int64)),
+    )
 
 
 def _version_of_order(rows: Mapping[str, Any], before: Sequence[Mapping[str, Any] | None]) -> int:

@@ -1,18 +1,22 @@
 """Prints the plan: batch arithmetic, steps, and the memory of every strategy."""
 
+from collections.abc import Mapping, Sequence
+
 from rich.console import Console
 from rich.table import Table
 
 from distft.config import Config
 from distft.config.schema import Train
+from distft.plan.estimate import Candidate
+from distft.plan.hardware import Hardware
+from distft.plan.needs import Needs
 from distft.run import Plan
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
-NOT_COUNTED = (
-    "gathered: the peak that FSDP2 (ddp, fsdp, hsdp) adds to the total in a step: weights in the compute dtype, "
-    "and gradients of embeddings and head. "
-    "Not included: activations, weights gathered by ZeRO, communication buffers and time. "
-    "They need additional memory, more with larger micro-batches and data.max_length."
+COUNTED = (
+    "gathered: the peak that a step adds for communication: weights in the compute dtype, buckets, gradients of "
+    "embeddings and head. peak: the sum on the device{}. Not included: what the libraries take (about 1 GiB on a GPU) "
+    "and fragmentation."
 )
 
 
@@ -23,7 +27,8 @@ def show(plan: Plan, config: Config, memory_gib: float | None, console: Console)
     console.print(arithmetic(plan, config))
     if plan.memory and plan.parameters:
         console.print(memory(plan, config.choices["strategy"], memory_gib))
-        console.print(NOT_COUNTED, style="dim", soft_wrap=True)
+        counted = plan.memory.get(config.choices["strategy"], {})
+        console.print(COUNTED.format(of_forward(plan, counted)), style="dim", soft_wrap=True)
     elif not plan.parameters:
         console.print("The parameters of this architecture are unknown until its model is fetched (distft prepare).")
     else:
@@ -89,19 +94,78 @@ def _some(count: int, noun: str) -> str:
 
 def memory(plan: Plan, chosen: str, memory_gib: float | None) -> Table:
     unit = unit_of(max(map(_total, plan.memory.values())))
-    title = f"{unit} per process of persistent state"
-    table = Table(title=title, title_justify="left", padding=0)  # to fit a terminal of 80 columns
-    for heading in ("strategy", "parameters", "gradients", "optimizer", "total", "gathered"):
+    table = Table(title=f"{unit} per process", title_justify="left", padding=0)  # to fit a terminal of 80 columns
+    for heading in ("strategy", "parameters", "gradients", "optimizer", "gathered", "peak"):
         table.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)
     table.add_column(f"{memory_gib:g} GiB" if memory_gib is not None else "", no_wrap=True)
     for name, counted in plan.memory.items():
-        numbers = [f"{counted[part] / UNITS[unit]:.2f}" for part in ("parameters", "gradients", "optimizer", "total")]
-        numbers.append(f"{counted['gathered'] / UNITS[unit]:.2f}" if "gathered" in counted else "")
+        parts = ("parameters", "gradients", "optimizer", "gathered", "peak")
+        numbers = [f"{counted[part] / UNITS[unit]:.2f}" if part in counted else "" for part in parts]
         style = "bold" if name == chosen else None
         table.add_row(
             f"> {name}" if name == chosen else f"  {name}", *numbers, fits_in_words(counted, memory_gib), style=style
         )
     return table
+
+
+def of_forward(plan: Plan, counted: Mapping[str, int]) -> str:
+    """Returns the activations and loss of the largest micro-batch, for the user; nothing where they are unknown."""
+    if "activations" not in counted:
+        return ", without activations, which are not known for this architecture"
+    activations, loss = (amount(counted[part]) for part in ("activations", "loss"))
+    return f", with {activations} of activations and {loss} for the loss of {plan.forward_tokens:,} tokens"
+
+
+def amount(size: float) -> str:
+    """Returns bytes in the largest unit that they are at least one of: `1.50 GiB`."""
+    unit = unit_of(int(size))
+    return f"{size / UNITS[unit]:.2f} {unit}"
+
+
+def needs_in_words(plan: Plan, needs: Needs, hardware: Hardware | None) -> list[str]:
+    """Returns operations, communication and, with hardware, time and cost, for the user."""
+    if needs.flops is None:
+        return []
+    about = "about " if plan.estimated else ""
+    lines = [f"{about}{needs.flops:.3g} FLOP in all steps"]
+    if needs.bytes:
+        lines[0] += f", {amount(needs.bytes)} sent by each process in a step"
+    if hardware is None or needs.seconds is None or needs.mfu is None or needs.tokens_per_second is None:
+        return lines
+    devices = f"{plan.world} x {hardware.name}"
+    speed = f"{needs.tokens_per_second:,.0f} tokens/s, MFU {needs.mfu:.0%}, bound by {needs.bound}"
+    cost = f"{needs.device_hours:.3g} device-hours"
+    cost += f", {needs.price:.2f} at {hardware.price_per_hour:g} an hour" if needs.price is not None else ""
+    return [*lines, f"{about}{duration(needs.seconds)} on {devices}: {speed}; {cost}"]
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in its largest unit: `3.2 h`."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size or (unit != "days" and seconds >= size):
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+_SHOWN = 8
+
+
+def print_candidates(candidates: Sequence[Candidate], memory_gib: float, console: Console) -> None:
+    """Prints the settings that fit, the fastest first."""
+    if not candidates:
+        console.print(f"Nothing fits into {memory_gib:g} GiB. Try: tuning=lora, more processes, data.max_length=...")
+        return
+    table = Table(title=f"Settings that fit into {memory_gib:g} GiB, best first", title_justify="left", padding=0)
+    for heading in ("strategy", "activation_checkpointing", "micro-batch", "peak GiB", "time"):
+        table.add_column(heading, justify="right" if heading in ("peak GiB", "time") else "left", no_wrap=True)
+    for each in candidates[:_SHOWN]:
+        time = "" if each.seconds is None else duration(each.seconds)
+        table.add_row(
+            each.strategy, each.recomputed, each.micro.removeprefix("train."), f"{each.peak / UNITS['GiB']:.1f}", time
+        )
+    console.print(table)
+    if len(candidates) > _SHOWN:
+        console.print(f"and {len(candidates) - _SHOWN} more (--json has all)", style="dim")
 
 
 def unit_of(size: int) -> str:
@@ -114,8 +178,8 @@ def _total(counted: dict[str, int]) -> int:
 
 
 def fits_in_words(counted: dict[str, int], memory_gib: float | None) -> str:
-    """Returns whether the state fits on the device; host memory is not included."""
-    on_device = counted["total"] - counted["host"] + counted.get("gathered", 0)
+    """Returns whether the peak fits on the device; host memory is not included."""
+    on_device = counted.get("peak", counted["total"] - counted["host"] + counted.get("gathered", 0))
     place = "host memory" if counted["host"] == counted["total"] else "partly host memory" if counted["host"] else ""
     if memory_gib is None:
         return place

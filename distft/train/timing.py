@@ -17,6 +17,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as recorded
 
+from distft.data_sheets import sheet_of
 from distft.runtime import heartbeat
 from distft.runtime.process_group import World
 
@@ -126,19 +127,6 @@ class OwnWork:
             self._spans.append((self._begun, self.clock.mark()))
 
 
-# Dense bf16 FLOP/s from data sheets, by a part of the device's name; the first match is taken.
-DATA_SHEETS = (
-    ("H200", 989e12),
-    ("H100 PCIe", 756e12),
-    ("H100", 989e12),
-    ("GH200", 989e12),
-    ("B200", 2250e12),
-    ("A100", 312e12),
-    ("L40S", 362e12),
-    ("A10G", 70e12),
-    ("MI300X", 1307e12),
-    ("MI250X", 191.5e12),
-)
 _SIZES = (256, 512, 1024)  # a CPU without bf16 computes small products faster
 _SIZES_OF_ACCELERATOR = (4096, 8192)  # smaller ones do not fill it
 _LONG = 0.1  # seconds of a product after which no more are measured: without bf16 units larger ones take seconds
@@ -157,9 +145,8 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> Peak:
     """Returns the data sheet's figure for bf16 on a known device, else the best of a few measured products."""
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
-        for part, flops in DATA_SHEETS:
-            if part in name:
-                return Peak(flops, f"data sheet of {name}, dense bf16")
+        if (sheet := sheet_of(name)) is not None:
+            return Peak(sheet.flops, f"data sheet of {name}, dense bf16")
     flops, size = max(_measurements(device, dtype))
     name = str(dtype).removeprefix("torch.")
     return Peak(flops, f"measured {name} product of {size}x{size} matrices, {torch.get_num_threads()} threads")

@@ -7,12 +7,8 @@ import pytest
 
 from distft.config import ConfigError, compose
 from distft.plan import make, make_plan
-from distft.plan.fit import GIB, Room, bytes_per_token, rows_that_fit, tokens_that_fit
-
-LLAMA = {
-    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-}  # fmt: skip
+from distft.plan.activations import Batch, activation_bytes
+from distft.plan.fit import GIB, Room, rows_that_fit, tokens_that_fit
 
 
 @pytest.fixture
@@ -21,15 +17,6 @@ def rows(tmp_path: Path) -> list[str]:
     file.write_text('{"text": "a b c d e f g"}\n' * 400)
     places = [f"data.train={file}", f"cache_dir={tmp_path}", "data.eval=null", "model=gpt2", "model.tiny=true"]
     return [*places, "data.max_length=64", "train.max_steps=4", "launcher.processes_per_node=2"]
-
-
-def test_recomputing_keeps_less_of_each_token() -> None:
-    none, selective, full = (bytes_per_token(LLAMA, 2, word) for word in ("none", "selective", "full"))
-    assert none > selective > full
-    assert 5e6 < none < 1e7, "34 x hidden bytes and gated MLPs: 6 MB a token of an 8B model in bf16"
-    assert bytes_per_token(LLAMA, 4, "none") == 2 * none
-    with pytest.raises(ValueError, match="does not name its hidden size"):
-        bytes_per_token({"model_type": "odd"}, 2, "none")
 
 
 def test_more_memory_and_less_state_fit_more_tokens() -> None:
@@ -53,7 +40,7 @@ def test_the_plan_holds_the_largest_that_fits(gib: int, rows: list[str], monkeyp
     assert plan.micro_batch_size and 48 % plan.micro_batch_size == 0 and plan.micro_batch_tokens is None
     assert plan.accumulation * plan.micro_batch_size * 2 == 96
     room = Room(gib * GIB // 8, sum(plan.memory["ddp"][key] for key in ("total", "gathered")), False)
-    fits = tokens_that_fit(room, bytes_per_token(config.model.facts, 4, "none")) // 64
+    fits = tokens_that_fit(room, activation_bytes(config.model.facts, Batch(1, 4, "none", is_accelerator=False))) // 64
     larger = [each for each in range(plan.micro_batch_size + 1, 49) if 48 % each == 0]
     assert plan.micro_batch_size <= fits and all(each > fits for each in larger)
 

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from distft.config.parts import Optimizer, Strategy
 from distft.paths import conf_dir
+from distft.plan import memory
 from distft.plan.memory import (
     FAMILIES,
     Parts,
@@ -28,6 +29,7 @@ from distft.plan.memory import (
     parts_of,
     shipped_strategy,
 )
+from distft.strategies import zero
 
 STRATEGIES = sorted(path.stem for path in (conf_dir() / "strategy").glob("*.yaml"))
 P = 1_000_000
@@ -154,12 +156,17 @@ def test_gathered_memory_of_an_8b_model_under_fsdp2():
     assert gathered_bytes(LLAMA3_8B, is_sharded=False, **frozen) == 2 * 41_943_040, "frozen weights have no copy"
 
 
-def test_gathered_memory_is_counted_for_fsdp2_only():
+def test_gathered_memory_is_counted_apart():
     for name in STRATEGIES:
         sizes = Sizes(P, P, state_bytes=8, compute_bytes=2, world=2, node=2, parts=LLAMA3_8B)
         counted = memory_of(strategy(name), sizes)
-        assert counted is not None and ("gathered" in counted) == (name in ("ddp", "fsdp", "hsdp"))
+        assert counted is not None and counted["gathered"] > 0
         assert counted["total"] == count(name, compute_bytes=2)["total"]
+
+
+def test_buckets_are_those_of_the_strategy():
+    names = ("MIN_BUCKET", "MAX_BUCKET", "LIVE_BUCKETS")
+    assert [getattr(memory, name) for name in names] == [getattr(zero, name) for name in names]
 
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))

@@ -91,31 +91,36 @@ def state_of(engine: Any) -> Iterator[torch.Tensor]:
         yield from (value for value in state.values() if torch.is_tensor(value) and value.ndim)
 
 
-def batch(seed: int) -> Batch:
+def batch(seed: int, length: int) -> Batch:
     random = np.random.default_rng(seed)
-    return make_batch([Row(random.integers(0, 256, 4).astype(np.int32), np.ones(4, bool)) for _ in range(ROWS)])
+    rows = [Row(random.integers(0, 256, length).astype(np.int32), np.ones(length, bool)) for _ in range(ROWS)]
+    return make_batch(rows)
 
 
-def step(engine: Any, seed: int) -> None:
+def step(engine: Any, seed: int, length: int) -> None:
     for i in range(MICRO_BATCHES):
-        value, _ = engine.forward(batch(seed + i))
+        value, _ = engine.forward(batch(seed + i, length))
         engine.backward(value, scale=1.0, last=i == MICRO_BATCHES - 1)
     engine.update(1.0, None)
 
 
 def measured(case: dict[str, Any], world: World) -> dict[str, int]:
-    """Returns the peak bytes of the second step, and how many of them live as long as the run."""
+    """Returns the peak bytes of the second step, and how many of them live as long as the run.
+
+    case: with `length`, tokens of a row; 4 where it is not said.
+    """
+    length = case.get("length", 4)
     engine = make_engine(case, world)
     fill(engine.pieces(), FreshWeights(tuned(case), 0))
     engine.refresh()
     engine.train(True)
-    step(engine, 0)
+    step(engine, 0, length)
     held = Held()
     for tensor in state_of(engine):
         held.see(tensor)
     state = held.now()
     with held:
-        step(engine, 10)
+        step(engine, 10, length)
     return {"state": state, "peak": held.peak}
 
 

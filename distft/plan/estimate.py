@@ -1,0 +1,167 @@
+"""The needs of a configured run, and the settings that would run it fastest where it fits."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+from distft.config import Config, ConfigError
+from distft.config.model_folder import facts_of, text_facts
+from distft.config.parts import Strategy
+from distft.paths import conf_dir
+from distft.plan.activations import Batch
+from distft.plan.fit import MARGIN
+from distft.plan.hardware import Hardware
+from distft.plan.memory import Architecture, Sizes, memory_of, parts_of, shipped_strategy
+from distft.plan.needs import GIB, Needs, Pace, Work, bytes_sent, needs_of, num_steps, pace_of, updated_bytes, work_of
+from distft.plan.step import Lengths, forward, longest_row, on_accelerators, sizes_of, step_bytes, with_step
+from distft.run import Plan
+
+RECOMPUTED = ("none", "selective", "full")  # values of train.activation_checkpointing
+
+
+@dataclass(frozen=True)
+class Case:
+    """A planned run, with what its estimates are made of."""
+
+    config: Config
+    plan: Plan
+    facts: Architecture
+    sizes: Sizes
+    batch: Batch
+    work: Work | None
+
+    @classmethod
+    def of(cls, config: Config, plan: Plan, accelerators: bool) -> "Case | None":
+        """Returns the case of a plan; None for an architecture, optimizer or adapters that are unknown."""
+        model_dir = Path(plan.model_dir) if plan.model_dir else None
+        architecture = config.model.facts if config.model.tiny else config.model.architecture
+        facts = text_facts(facts_of(model_dir)) if model_dir else architecture
+        parts = parts_of(model_dir, architecture)
+        sizes = sizes_of(config, parts, plan.adapters, plan.world, plan.processes_per_node, accelerators)
+        if parts is None or sizes is None or plan.is_hosted or not facts:
+            return None
+        mean = max(1, round(plan.tokens / max(1e-9, plan.epochs * plan.rows))) if plan.rows and plan.tokens else None
+        micro = plan.micro_batch_size, plan.micro_batch_tokens
+        batch = replace(forward(config, micro, Lengths(mean=mean), accelerators), tokens=max(1, plan.forward_tokens))
+        try:
+            return cls(config, plan, facts, sizes, batch, work_of(plan, model_dir, facts, batch))
+        except ValueError:
+            return None
+
+    def pace(self, strategy: Strategy, hardware: Hardware | None) -> Pace | None:
+        sent = bytes_sent(strategy, self.sizes, self.plan.accumulation)
+        if hardware is None or self.work is None or sent is None:
+            return None
+        return pace_of(self.work, sent, updated_bytes(strategy, self.sizes), self.plan, self.batch, hardware)
+
+    def needs(self, hardware: Hardware | None = None) -> Needs:
+        strategy = self.config.strategy
+        counted = self.plan.memory.get(self.config.choices["strategy"], {})
+        sent = bytes_sent(strategy, self.sizes, self.plan.accumulation)
+        return needs_of(self.work, counted, sent, self.plan, self.pace(strategy, hardware))
+
+
+def has_accelerators(config: Config, hardware: Hardware | None) -> bool:
+    """Returns whether a run on this hardware has accelerators; None: on this machine or cluster."""
+    return on_accelerators(config) if hardware is None else hardware.accelerator
+
+
+def estimate(config: Config, plan: Plan, hardware: Hardware | None = None) -> Needs:
+    """Returns the needs of a run; without those that are unknown."""
+    case = Case.of(config, plan, has_accelerators(config, hardware))
+    if case is not None:
+        return case.needs(hardware)
+    counted = plan.memory.get(config.choices["strategy"], {})
+    return needs_of(None, counted, None, plan, None)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings of a run that fit, with their estimates."""
+
+    strategy: str
+    recomputed: str
+    micro: str  # override that sets the micro-batch
+    peak: int  # bytes
+    seconds: float | None  # of all steps; None without hardware
+
+    @property
+    def overrides(self) -> list[str]:
+        return [f"strategy={self.strategy}", f"train.activation_checkpointing={self.recomputed}", self.micro]
+
+
+def search(config: Config, plan: Plan, memory_gib: float, hardware: Hardware | None = None) -> list[Candidate]:
+    """Returns all settings that fit into `memory_gib` and give the same result, the fastest first; without hardware
+    those first that compute and communicate least."""
+    case = Case.of(config, plan, has_accelerators(config, hardware))
+    if case is None:
+        raise ConfigError(["search=true: the memory of this run is not known: its architecture or optimizer"])
+    found = [each for each in _candidates(case, hardware) if each[0].peak <= MARGIN * memory_gib * GIB]
+    return [each for each, _ in sorted(found, key=lambda pair: pair[1])]
+
+
+def _candidates(case: Case, hardware: Hardware | None) -> Iterator[tuple[Candidate, tuple[float, ...]]]:
+    """Yields settings with their rank."""
+    shipped = {path.stem: shipped_strategy(path) for path in sorted((conf_dir() / "strategy").glob("*.yaml"))}
+    shipped[case.config.choices["strategy"]] = case.config.strategy
+    if case.plan.world == 1:
+        shipped = {name: each for name, each in shipped.items() if name in ("ddp", "zero3_offload")}
+    for name, strategy in shipped.items():
+        for recomputed in RECOMPUTED:
+            for other, micro in _micro_batches(case):
+                tried = replace(
+                    other,
+                    batch=replace(other.batch, recomputed=recomputed),
+                    work=other.work and replace(other.work, again=_again(other.work, recomputed)),
+                )
+                counted = memory_of(strategy, tried.sizes)
+                if counted is None:
+                    continue
+                peak = with_step({name: counted}, step_bytes(tried.config, tried.facts, tried.batch))[name]["peak"]
+                pace = tried.pace(strategy, hardware)
+                seconds = pace.seconds * num_steps(tried.plan) if pace else None
+                sent = bytes_sent(strategy, tried.sizes, tried.plan.accumulation) or 0.0
+                offloads = float(counted["host"] > 0)
+                rank = (offloads, seconds or 0.0, RECOMPUTED.index(recomputed), sent, tried.plan.accumulation)
+                yield Candidate(name, recomputed, micro, peak, seconds), rank
+
+
+def _again(work: Work, recomputed: str) -> float:
+    return {"none": 0.0, "selective": 0.0, "full": work.of_blocks}[recomputed]
+
+
+def _micro_batches(case: Case) -> Iterator[tuple[Case, str]]:
+    """Yields the case with other micro-batches, and the override that sets each: powers of two up to the step's."""
+    plan, batch = case.plan, case.batch
+    row = (
+        batch.tokens // plan.micro_batch_size if plan.micro_batch_size else min(batch.tokens, longest_row(case.config))
+    )
+    of_step = max(1, plan.tokens // num_steps(plan) // plan.world) if plan.tokens else batch.tokens
+    size = plan.micro_batch_size and 1
+    while True:
+        tokens = row * size if size else row
+        accumulation = max(1, ceil(of_step / tokens))
+        changed = replace(plan, accumulation=accumulation, forward_tokens=tokens)
+        documents = size or max(1, batch.documents * tokens // batch.tokens)
+        word = f"train.micro_batch_size={size}" if size else f"train.micro_batch_tokens={tokens}"
+        yield replace(case, plan=changed, batch=replace(batch, tokens=tokens, documents=documents)), word
+        if accumulation == 1:
+            return
+        size, row = (size * 2, row) if size else (size, row * 2)
+
+
+def traced(overrides: Sequence[str], plan: Plan) -> Plan:
+    """Returns the plan with activations and loss as a trace of the model counts them, in a process with torch."""
+    command = [sys.executable, "-m", "distft.step_trace", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ConfigError(
+            [line for line in done.stderr.strip().splitlines() if line] or ["exact=true: the trace failed"]
+        )
+    found: Mapping[str, int] = json.loads(done.stdout.strip().splitlines()[-1])
+    step = {"activations": found["activations"], "loss": found["loss"]}
+    return replace(plan, memory=with_step(plan.memory, step))
