@@ -9,6 +9,7 @@ COMMANDS = (
     "launch",
     "check",
     "plan",
+    "advise",
     "prepare",
     "inspect_data",
     "evaluate",

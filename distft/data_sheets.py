@@ -21,10 +21,10 @@ class DataSheet:
 
 
 DATA_SHEETS = (  # the first whose name is part of a device's is taken
+    DataSheet("GH200", 95.6, 989e12, 67e12, 4.0e12, 450e9),
     DataSheet("H200", 139.8, 989e12, 67e12, 4.8e12, 450e9),
     DataSheet("H100 PCIe", 79.6, 756e12, 51e12, 2.0e12, 64e9),
     DataSheet("H100", 79.6, 989e12, 67e12, 3.35e12, 450e9),
-    DataSheet("GH200", 95.6, 989e12, 67e12, 4.0e12, 450e9),
     DataSheet("B200", 178.4, 2250e12, 75e12, 7.7e12, 900e9),
     DataSheet("A100-SXM4-40GB", 39.6, 312e12, 19.5e12, 1.555e12, 300e9),
     DataSheet("A100", 79.3, 312e12, 19.5e12, 2.039e12, 300e9),
@@ -38,5 +38,9 @@ DATA_SHEETS = (  # the first whose name is part of a device's is taken
 
 def sheet_of(device: str) -> DataSheet | None:
     """Returns the data sheet of a device by the name that its driver reports, or that a person types."""
-    asked = device.casefold().replace("_", " ")
-    return next((each for each in DATA_SHEETS if each.name.casefold() in asked), None)
+    asked = _letters(device)
+    return next((each for each in DATA_SHEETS if _letters(each.name) in asked), None)
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))

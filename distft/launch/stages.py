@@ -33,6 +33,7 @@ from distft.launchers.slurm.job import find_job
 from distft.machines import plugged_in, torch_build, wasted, without_driver
 from distft.paths import absolute, why_not_writable
 from distft.plan import make_plan
+from distft.plan.fit import too_large
 from distft.plan.labels import data_label, model_label
 from distft.plan.make import check_base_model, is_auto, is_checked, model_notes
 from distft.run import EXIT_WRONG_CONFIG, Plan, RunFolder, write_json
@@ -168,9 +169,21 @@ def plan_run(run: RunFolder, config: Config, own: Own | None = None) -> Plan:
         screen(sys.stderr).print(line)
     plan = make_plan(config, manifest, own.plan if own else None)
     check_plan(plan, run, config, manifest)
+    check_fits(config, plan)
     if is_auto(config):
         screen(sys.stderr).print(f"micro-batch: {size_text(plan)}, the most that fits")
     return plan
+
+
+def check_fits(config: Config, plan: Plan) -> None:
+    """Raises ConfigError where the state alone, which is counted exactly, exceeds the memory of this machine."""
+    strategy = config.choices["strategy"]
+    counted = plan.memory.get(strategy)
+    if counted is None or plan.nodes > 1 or config.choices["launcher"] != "local":
+        return
+    if lacks := too_large(counted["total"] - counted["host"], plan.processes_per_node):
+        rule = f"strategy={strategy}: {lacks}. Try: tuning=lora, or distft plan search=true memory_gib=..."
+        raise ConfigError([f"{rule} for settings that fit"])
 
 
 def prepare_and_plan(run: RunFolder, config: Config, overrides: Sequence[str], own: Own | None = None) -> Plan:

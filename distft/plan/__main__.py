@@ -18,7 +18,7 @@ from distft.machines import is_positive, num_accelerators
 from distft.paths import absolute
 from distft.plan import make_plan
 from distft.plan.estimate import estimate, has_accelerators, search, traced
-from distft.plan.hardware import Hardware, find_hardware
+from distft.plan.hardware import Hardware, find_hardware, memory_gib
 from distft.plan.make import model_notes
 from distft.plan.needs import Needs
 from distft.plan.show import needs_in_words, print_candidates, show
@@ -115,16 +115,6 @@ def print_plan(plan: Plan, config: Config, memory: float | None, needs: Needs, h
 def _is_own(key: str) -> bool:
     """Returns whether a key is one of this command's own, allowing for a typing error."""
     return key in OWN or (len(key) > 4 and "." not in key and max(likeness(key, own) for own in OWN) >= 0.7)
-
-
-def memory_gib(value: str | None) -> float | None:
-    try:
-        number = None if value is None else float(value)
-    except ValueError:
-        number = 0.0
-    if number is None or 0 < number < float("inf"):
-        return number
-    raise ConfigError([f"memory_gib={value} is not a number above 0. Try: memory_gib=80"])
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ class Candidate:
     recomputed: str
     micro: str  # override that sets the micro-batch
     peak: int  # bytes
-    seconds: float | None  # of all steps; None without hardware
+    seconds: float | None  # of all steps; None without hardware, and with offload
+    host: int = 0  # bytes of the host's memory
 
     @property
     def overrides(self) -> list[str]:
@@ -102,6 +103,11 @@ def search(config: Config, plan: Plan, memory_gib: float, hardware: Hardware | N
         raise ConfigError(["search=true: the memory of this run is not known: its architecture or optimizer"])
     found = [each for each in _candidates(case, hardware) if each[0].peak <= MARGIN * memory_gib * GIB]
     return [each for each, _ in sorted(found, key=lambda pair: pair[1])]
+
+
+def least(config: Config, plan: Plan, hardware: Hardware | None = None) -> Candidate:
+    """Returns the settings with the lowest peak; ConfigError where the memory is not known."""
+    return min(search(config, plan, float("inf"), hardware), key=lambda each: each.peak)
 
 
 def _candidates(case: Case, hardware: Hardware | None) -> Iterator[tuple[Candidate, tuple[float, ...]]]:
@@ -123,11 +129,11 @@ def _candidates(case: Case, hardware: Hardware | None) -> Iterator[tuple[Candida
                     continue
                 peak = with_step({name: counted}, step_bytes(tried.config, tried.facts, tried.batch))[name]["peak"]
                 pace = tried.pace(strategy, hardware)
-                seconds = pace.seconds * num_steps(tried.plan) if pace else None
+                seconds = pace.seconds * num_steps(tried.plan) if pace and not counted["host"] else None
                 sent = bytes_sent(strategy, tried.sizes, tried.plan.accumulation) or 0.0
                 offloads = float(counted["host"] > 0)
                 rank = (offloads, seconds or 0.0, RECOMPUTED.index(recomputed), sent, tried.plan.accumulation)
-                yield Candidate(name, recomputed, micro, peak, seconds), rank
+                yield Candidate(name, recomputed, micro, peak, seconds, counted["host"]), rank
 
 
 def _again(work: Work, recomputed: str) -> float:
@@ -159,9 +165,8 @@ def traced(overrides: Sequence[str], plan: Plan) -> Plan:
     command = [sys.executable, "-m", "distft.step_trace", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise ConfigError(
-            [line for line in done.stderr.strip().splitlines() if line] or ["exact=true: the trace failed"]
-        )
+        lines = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]
+        raise ConfigError(lines or [f"exact=true: the trace failed: {done.stderr.strip()[-500:]}"])
     found: Mapping[str, int] = json.loads(done.stdout.strip().splitlines()[-1])
     step = {"activations": found["activations"], "loss": found["loss"]}
     return replace(plan, memory=with_step(plan.memory, step))

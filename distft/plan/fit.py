@@ -54,8 +54,19 @@ def device_bytes(processes: int) -> tuple[int, bool] | None:
     found = _nvidia() or _amd()
     if found:
         return min(found), True
-    available = _available(Path("/proc/meminfo"))
+    available = _meminfo(Path("/proc/meminfo"), "MemAvailable")
     return (available // processes, False) if available else None
+
+
+def too_large(needed: int, processes: int) -> str:
+    """Returns why `needed` bytes of state cannot be held by each of the processes of this machine; empty if they can,
+    and where its memory is not known."""
+    devices = _nvidia() or _amd()
+    there = min(devices) if devices else (_meminfo(Path("/proc/meminfo"), "MemTotal") or 0) // processes
+    if there == 0 or needed <= there:
+        return ""
+    whose = "a device has" if devices else f"this machine has for each of {processes} processes"
+    return f"weights, gradients and optimizer need {needed / GIB:.1f} GiB, {whose} {there / GIB:.1f}"
 
 
 def _nvidia() -> list[int]:
@@ -72,8 +83,9 @@ def _amd(system: Path = Path("/sys/class/drm")) -> list[int]:
     return [size for size in sizes if size >= 4 * GIB]  # smaller ones are inside a CPU
 
 
-def _available(meminfo: Path) -> int | None:
-    if not meminfo.is_file():
+def _meminfo(file: Path, name: str) -> int | None:
+    """Returns bytes of a line of /proc/meminfo; None without it."""
+    if not file.is_file():
         return None
-    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    return 1024 * int(lines["MemAvailable"].split()[0]) if "MemAvailable" in lines else None
+    lines = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+    return 1024 * int(lines[name].split()[0]) if name in lines else None

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from distft.config import ConfigError
 from distft.config.errors import did_you_mean, nearest
-from distft.config.key import MISSING, Fraction, Group, NotNegative, Positive, keys_of
+from distft.config.key import Fraction, Group, NotNegative, Positive, keys_of
 from distft.data_sheets import DATA_SHEETS, DataSheet, sheet_of
 from distft.paths import absolute
 from distft.run import read_yaml
@@ -88,5 +88,16 @@ def _wrong(file: Path, values: dict[str, object]) -> Iterator[str]:
         elif not known[name].fits(value):
             yield f"{file}: {name}={value}: {known[name].help}, {known[name].rule()}"
     for name, key in known.items():
-        if name not in values and key.default is MISSING:
+        if name not in values and Hardware.model_fields[name].is_required():
             yield f"{file}: {name} is missing: {key.help}, {key.rule()}"
+
+
+def memory_gib(value: str | None) -> float | None:
+    """Returns the GiB of `memory_gib=`; ConfigError for what is not a number above 0."""
+    try:
+        number = None if value is None else float(value)
+    except ValueError:
+        number = 0.0
+    if number is None or 0 < number < float("inf"):
+        return number
+    raise ConfigError([f"memory_gib={value} is not a number above 0. Try: memory_gib=80"])

@@ -80,6 +80,9 @@ def planned_memory(plan: Plan, strategy: str) -> str:
     of = plan.memory[strategy]
     parts = ", ".join(f"{part} {of[part] / GIB:.1f}" for part in ("parameters", "gradients", "optimizer"))
     gathered = f", and in a step gathered {of['gathered'] / GIB:.1f}" if of.get("gathered") else ""
+    if "activations" in of:
+        step = (of["activations"] + of["loss"]) / GIB
+        kept = f"about {step:.1f} for a forward of {plan.forward_tokens:,} tokens and its loss"
     return f"Planned for a process under {strategy}: {of['total'] / GIB:.1f} GiB ({parts}){gathered}; {kept}."
 
 

@@ -1,14 +1,16 @@
 """`auto` chooses the largest micro-batch that fits, freezes it in the plan, and leaves the update as it is."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distft.config import ConfigError, compose
-from distft.plan import make, make_plan
+from distft.launch.stages import check_fits
+from distft.plan import fit, make, make_plan
 from distft.plan.activations import Batch, activation_bytes
-from distft.plan.fit import GIB, Room, rows_that_fit, tokens_that_fit
+from distft.plan.fit import GIB, Room, rows_that_fit, tokens_that_fit, too_large
 
 
 @pytest.fixture
@@ -63,3 +65,17 @@ def test_a_clusters_memory_is_not_guessed(rows: list[str]) -> None:
         ConfigError, match=r"memory of the nodes of launcher=slurm is not known .* Try: train.micro_batch_size=4"
     ):
         make_plan(compose([*rows, "train.micro_batch_size=auto", "launcher=slurm"]))
+
+
+def test_state_that_no_process_here_can_hold_is_refused(rows: list[str], monkeypatch: Any) -> None:
+    config = compose(rows)
+    plan = make_plan(config)
+    check_fits(config, plan)
+    large = replace(plan, memory={"ddp": {"total": 10**15, "host": 0}})
+    with pytest.raises(ConfigError, match=r"strategy=ddp: weights, gradients and optimizer need 931322.6 GiB, .* Try:"):
+        check_fits(config, large)
+    check_fits(config, replace(large, nodes=2))
+    check_fits(config, replace(plan, memory={"ddp": {"total": 10**15, "host": 10**15}}))
+    monkeypatch.setattr(fit, "_nvidia", lambda: [80 * GIB, 40 * GIB])
+    assert too_large(60 * GIB, 2) == "weights, gradients and optimizer need 60.0 GiB, a device has 40.0"
+    assert not too_large(40 * GIB, 2)

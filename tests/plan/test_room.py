@@ -43,6 +43,12 @@ def test_an_oom_message_has_request_plan_and_advice():
     )
 
 
+def test_an_oom_message_has_the_estimate_of_activations():
+    memory = {**MEMORY, "ddp": {**MEMORY["ddp"], "activations": 11 * GIB, "loss": GIB}}
+    text = reported(replace(PLAN, memory=memory, forward_tokens=8192), "ddp")
+    assert "optimizer 60.0); about 12.0 for a forward of 8,192 tokens and its loss. Try: " in text
+
+
 @pytest.mark.parametrize(
     ("change", "strategy", "activations", "advice"),
     [

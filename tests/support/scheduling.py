@@ -19,6 +19,7 @@ TOGETHER = {
     ),
     "demo_dir": (
         "tests/demo/test_gguf.py",
+        "tests/test_calibration.py",
         "tests/test_docs.py",
         "tests/test_launch_scripts.py",
         "tests/benchmarks/peers/test_data.py",
