@@ -62,7 +62,7 @@ class Case:
         strategy = self.config.strategy
         counted = self.plan.memory.get(self.config.choices["strategy"], {})
         sent = bytes_sent(strategy, self.sizes, self.plan.accumulation)
-        return needs_of(self.work, counted, sent, self.plan, self.pace(strategy, hardware))
+        return needs_of(self.work, counted, sent and sum(sent), self.plan, self.pace(strategy, hardware))
 
 
 def has_accelerators(config: Config, hardware: Hardware | None) -> bool:
@@ -130,7 +130,7 @@ def _candidates(case: Case, hardware: Hardware | None) -> Iterator[tuple[Candida
                 peak = with_step({name: counted}, step_bytes(tried.config, tried.facts, tried.batch))[name]["peak"]
                 pace = tried.pace(strategy, hardware)
                 seconds = pace.seconds * num_steps(tried.plan) if pace and not counted["host"] else None
-                sent = bytes_sent(strategy, tried.sizes, tried.plan.accumulation) or 0.0
+                sent = sum(bytes_sent(strategy, tried.sizes, tried.plan.accumulation) or (0.0, 0.0))
                 offloads = float(counted["host"] > 0)
                 rank = (offloads, seconds or 0.0, RECOMPUTED.index(recomputed), sent, tried.plan.accumulation)
                 yield Candidate(name, recomputed, micro, peak, seconds, counted["host"]), rank

@@ -77,15 +77,20 @@ def _windows(facts: Mapping[str, Any], widths: Widths) -> dict[int | None, int]:
     return {window: sliding, None: widths.layers - sliding}
 
 
-def bytes_sent(strategy: Strategy, sizes: Sizes, accumulation: int) -> float | None:
-    """Returns the bytes that one process sends in a step; None for a strategy or architecture that is unknown here.
+def bytes_sent(strategy: Strategy, sizes: Sizes, accumulation: int) -> tuple[float, float] | None:
+    """Returns the bytes that one process sends in a step within its machine, and to others; None for an architecture
+    that is unknown here. A group of processes that spans machines counts as the slower of the two.
 
     A ring sends (n - 1) / n of a gathered or scattered tensor, and twice that to reduce a whole one. The collectives
     are counted in tests/train/test_step.py.
     """
     parts = sizes.parts
     if sizes.world == 1 or parts is None:
-        return None if parts is None else 0.0
+        return None if parts is None else (0.0, 0.0)
+
+    def all_of(sent: float) -> tuple[float, float]:
+        return (sent, 0.0) if sizes.world <= sizes.node else (0.0, sent)
+
     ring = (sizes.world - 1) / sizes.world
     gradients, is_full = FP32_BYTES * sizes.trained, sizes.trained == sizes.parameters
     whole = sizes.compute_bytes * parts.total
@@ -93,16 +98,19 @@ def bytes_sent(strategy: Strategy, sizes: Sizes, accumulation: int) -> float | N
     if "layout" in strategy.model_fields_set:
         gathered = whole - in_blocks + accumulation * (2 * in_blocks - sizes.compute_bytes * parts.block)
         if strategy.layout == "ddp":
-            return 2 * ring * gradients
+            return all_of(2 * ring * gradients)
         if strategy.layout == "fsdp":
-            return ring * (gathered + accumulation * gradients)
+            return all_of(ring * (gathered + accumulation * gradients))
         shards = strategy.shard_size or sizes.node
         inner, outer = (shards - 1) / shards, (sizes.world // shards - 1) / max(1, sizes.world // shards)
-        return inner * (gathered + accumulation * gradients) + 2 * outer * gradients / shards
+        sharded, replicated = inner * (gathered + accumulation * gradients), 2 * outer * gradients / shards
+        if sizes.world <= sizes.node or shards > sizes.node:
+            return all_of(sharded + replicated)
+        return sharded, replicated
     if strategy.stage == 3:
-        return ring * accumulation * (2 * whole + gradients)
+        return all_of(ring * accumulation * (2 * whole + gradients))
     updated = whole if is_full else sizes.compute_bytes * sizes.trained
-    return ring * (updated + (accumulation if strategy.stage == 2 else 1) * gradients)
+    return all_of(ring * (updated + (accumulation if strategy.stage == 2 else 1) * gradients))
 
 
 @dataclass(frozen=True)
@@ -115,11 +123,16 @@ class Pace:
     compute_bytes: int
 
 
-def pace_of(work: Work, sent: float, updated: float, plan: Plan, batch: Batch, hardware: Hardware) -> Pace:
-    """Returns the time of a step. sent: bytes of a process. updated: bytes that its update reads and writes."""
+def pace_of(
+    work: Work, sent: tuple[float, float], updated: float, plan: Plan, batch: Batch, hardware: Hardware
+) -> Pace:
+    """Returns the time of a step.
+
+    sent: bytes of a process within a machine, and to others. updated: bytes that its update reads and writes.
+    """
     flops = work.flops * (1 + work.backward + work.again) / num_steps(plan) / plan.world
     computing = flops / hardware.flops(batch.compute_bytes)
-    sending = sent / (1e9 * (hardware.link_gb_s if plan.nodes == 1 else hardware.network_gb_s))
+    sending = sent[0] / (1e9 * hardware.link_gb_s) + sent[1] / (1e9 * hardware.network_gb_s)
     updating = updated / (1e9 * hardware.memory_gb_s)
     hidden = min(computing, hardware.overlap * sending)
     parts: dict[Bound, float] = {"compute": computing, "communication": sending, "update": updating}
