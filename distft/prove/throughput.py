@@ -14,8 +14,9 @@ from distft.prove.proof import Line, Status, at_most, failed, not_run, skipped
 from distft.run import Plan, read_json
 
 LEAST_SECONDS = {"cpu": 12.0, "accelerator": 40.0}  # to start a run and train its steps
-_MEASURES = ("tokens_per_second", "mfu", "host_waits", "idle_share", "memory", "peak_memory")
+_MEASURES = ("tokens_per_second", "mfu", "host_waits", "idle_share", "memory", "peak_memory", "planned_peak")
 _NEAR = 0.05  # largest relative distance from the plan
+_NEAR_PEAK = 0.15  # of the peak, whose activations are estimated
 _TIMED = 4  # steps
 _FITS = 0.98  # share of a step's micro-batches that rows of mixed lengths fill; more would need another one
 
@@ -217,11 +218,12 @@ def lines(prefix: str, speed: Speed, found: jobs.Measured, plan: Plan, place: Pl
         yield skipped(f"{prefix}idle_share", "no accelerator")
     yield planned(f"{prefix}memory", found, plan, place)
     if place.machine.has_accelerator:
-        text = "peak allocated memory; in addition to the plan it has activations and gathered weights"
+        text = "peak allocated memory, with activations and gathered weights"
         yield measure(f"{prefix}peak_memory", found["peak_gib"], "GiB", text, reserved_gib=found["reserved_gib"])
     else:
         text = "peak resident memory of a process, with libraries"
         yield measure(f"{prefix}peak_memory", found["peak_gib"], "GiB", text)
+    yield planned_peak(f"{prefix}planned_peak", found, plan, place)
 
 
 def measure(name: str, value: float, unit: str, text: str, **more: Any) -> Line:
@@ -251,3 +253,14 @@ def planned(name: str, found: jobs.Measured, plan: Plan, place: Place) -> Line:
     text = f"relative distance from the plan of memory {what} before the update, without activations"
     gib = {"measured_gib": held, "planned_gib": wanted}
     return at_most(name, off, _NEAR, "of the plan", text, **gib)
+
+
+def planned_peak(name: str, found: jobs.Measured, plan: Plan, place: Place) -> Line:
+    """Returns the relative distance of the peak on an accelerator from the planned one."""
+    counted = plan.memory.get(found["strategy"], {})
+    if not place.machine.has_accelerator or "peak" not in counted:
+        return skipped(name, "no accelerator" if "peak" in counted else "the plan has no estimate for this run")
+    wanted = counted["peak"] / 2**30
+    text = "relative distance of the peak allocated memory from the planned one (distft plan), activations included"
+    gib = {"measured_gib": found["peak_gib"], "planned_gib": wanted}
+    return at_most(name, abs(found["peak_gib"] / wanted - 1), _NEAR_PEAK, "of the plan", text, **gib)

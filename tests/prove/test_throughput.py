@@ -15,7 +15,7 @@ from tests.prove.made import place
 PLAN: Any = Plan(
     nodes=1, processes_per_node=1, world=1, micro_batch_size=None, accumulation=1, steps=9, rows=9, eval_rows=0,
     epochs=1.0, tokens=9, estimated=False, parameters=100, model_dir=None, tokenizer_dir=None, data_dir=None,
-    memory={"ddp": {"parameters": 400, "gradients": 400, "optimizer": 800, "total": 1600, "host": 0}},
+    memory={"ddp": {"parameters": 400, "gradients": 400, "optimizer": 800, "total": 1600, "host": 0, "peak": 2**30}},
 )  # fmt: skip
 FOUND: dict[str, Any] = {
     "tokens": 8000, "seconds": 2.0, "processes": 2, "steps": 4, "first_step_seconds": 1.0, "ready_seconds": 1.0,
@@ -41,7 +41,12 @@ def test_a_cpu_reports_no_mfu_syncs_or_idle_time(tmp_path: Path) -> None:
     found = by_name(place(tmp_path), FOUND)
     assert found["x.tokens_per_second"].value == 2000  # of each process
     assert "H200" not in found["x.tokens_per_second"].text
-    assert {n for n, line in found.items() if line.status == "skipped"} == {"x.mfu", "x.host_waits", "x.idle_share"}
+    assert {n for n, line in found.items() if line.status == "skipped"} == {
+        "x.mfu",
+        "x.host_waits",
+        "x.idle_share",
+        "x.planned_peak",
+    }
 
 
 def test_a_device_reports_mfu_syncs_and_idle_time(tmp_path: Path) -> None:
@@ -53,8 +58,13 @@ def test_a_device_reports_mfu_syncs_and_idle_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "check"),
-    [({"waits_per_step": 1.5}, "host_waits"), ({"held_bytes": 1700}, "memory"), ({"flops": 1e16}, "mfu")],
-    ids=["waits", "memory", "impossible"],
+    [
+        ({"waits_per_step": 1.5}, "host_waits"),
+        ({"held_bytes": 1700}, "memory"),
+        ({"flops": 1e16}, "mfu"),
+        ({"peak_gib": 1.2}, "planned_peak"),
+    ],
+    ids=["waits", "memory", "impossible", "peak"],
 )
 def test_a_missed_target_fails(change: dict[str, Any], check: str, tmp_path: Path) -> None:
     found = by_name(gpu(tmp_path), FOUND | ON_DEVICE | change)
@@ -72,7 +82,7 @@ def test_a_device_gets_real_shapes_and_a_cpu_small_ones(tmp_path: Path) -> None:
 def test_every_run_has_its_own_names(tmp_path: Path) -> None:
     words = tuple(dict.fromkeys(speed.word for speed in SPEEDS))
     names = lines_of(gpu(tmp_path), words)
-    assert len(names) == len(set(names)) == 6 * len(SPEEDS)
+    assert len(names) == len(set(names)) == 7 * len(SPEEDS)
     assert {"lora_8b.memory", "lora_8b.compiled.mfu"} < set(names)
 
 
