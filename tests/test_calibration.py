@@ -25,8 +25,8 @@ def test_a_run_takes_the_time_that_was_planned(processes: int, demo_dir: Path, t
             rows.write(json.dumps({"text": text}) + "\n")
     typed = [
         "model=smollm2_135m", f"model.path={demo_dir}/smollm2-135m-instruct", f"data.train={file}", "data.eval=null",
-        "eval=none", "data.max_length=1024", "train.micro_batch_tokens=1024", "train.global_batch_size=12",
-        "train.max_steps=5", "export=false", f"runs_dir={tmp_path}", f"cache_dir={tmp_path}/cache", "name=run",
+        "eval=none", "data.max_length=1024", "train.micro_batch_tokens=1024", "train.global_batch_size=6",
+        "train.max_steps=4", "export=false", f"runs_dir={tmp_path}", f"cache_dir={tmp_path}/cache", "name=run",
         f"launcher.processes_per_node={processes}",
     ]  # fmt: skip
     hardware = tmp_path / "hardware.yaml"

@@ -68,7 +68,7 @@ def test_labelled_rows_are_prepared_first(tmp_path: Path) -> None:
         "eval.every_steps=1",
     ]
     with pytest.raises(ConfigError, match="needs prepared rows"):
-        traced(typed, make_plan(compose(typed)))
+        traced(typed, make_plan(compose(typed)), 4)
     assert command("distft.prepare", *typed).returncode == 0
-    counted = traced(typed, make_plan(compose(typed))).memory["ddp"]
+    counted = traced(typed, make_plan(compose(typed)), 4).memory["ddp"]
     assert counted["peak"] > counted["total"] and counted["activations"] > counted["loss"]

@@ -22,6 +22,7 @@ from distft.plan.hardware import Hardware, find_hardware, memory_gib
 from distft.plan.make import model_notes
 from distft.plan.needs import Needs
 from distft.plan.show import needs_in_words, print_candidates, show
+from distft.plan.step import compute_bytes
 from distft.run import Plan, json_text, write_json
 
 _WIDTH = 200  # of a table in a file
@@ -52,8 +53,9 @@ def main(argv: list[str]) -> int:
         found = plan_jobs(overrides, memory, is_quiet=as_json)
     else:
         config = compose(overrides)
-        plan = make_plan(config, accelerators=has_accelerators(config, hardware))
-        plan = traced(overrides, plan) if exact and not plan.is_hosted else plan
+        on = has_accelerators(config, hardware)
+        plan = make_plan(config, accelerators=on)
+        plan = traced(overrides, plan, compute_bytes(config, on)) if exact and not plan.is_hosted else plan
         needs = estimate(config, plan, hardware)
         found = asdict(plan) | asdict(needs)
         candidates = search(config, plan, memory, hardware) if searches and memory else []

@@ -11,11 +11,13 @@ from pathlib import Path
 from distft.config import Config, ConfigError
 from distft.config.model_folder import facts_of, text_facts
 from distft.config.parts import Strategy
+from distft.config.rules import broken_rules
+from distft.config.rules.contract import Facts
 from distft.paths import conf_dir
 from distft.plan.activations import Batch
 from distft.plan.fit import MARGIN
 from distft.plan.hardware import Hardware
-from distft.plan.memory import Architecture, Sizes, memory_of, parts_of, shipped_strategy
+from distft.plan.memory import FP32_BYTES, Architecture, Sizes, memory_of, parts_of, shipped_strategy
 from distft.plan.needs import GIB, Needs, Pace, Work, bytes_sent, needs_of, num_steps, pace_of, updated_bytes, work_of
 from distft.plan.step import Lengths, forward, longest_row, on_accelerators, sizes_of, step_bytes, with_step
 from distft.run import Plan
@@ -102,7 +104,21 @@ def search(config: Config, plan: Plan, memory_gib: float, hardware: Hardware | N
     if case is None:
         raise ConfigError(["search=true: the memory of this run is not known: its architecture or optimizer"])
     found = [each for each in _candidates(case, hardware) if each[0].peak <= MARGIN * memory_gib * GIB]
-    return [each for each, _ in sorted(found, key=lambda pair: pair[1])]
+    return [each for each, _ in sorted(found, key=lambda pair: pair[1]) if _is_valid(config, each)]
+
+
+def _is_valid(config: Config, candidate: Candidate) -> bool:
+    """Returns whether the config with these settings breaks no rule about what goes together."""
+    strategy = config.strategy if candidate.strategy == config.choices["strategy"] else _shipped()[candidate.strategy]
+    key, _, size = candidate.micro.removeprefix("train.").partition("=")
+    train = {**config.values["train"], "activation_checkpointing": candidate.recomputed, key: int(size)}
+    values = {**config.values, "train": train, "strategy": strategy.plain()}
+    choices = {**config.choices, "strategy": candidate.strategy}
+    return not list(broken_rules(Facts(values, choices, config.given), ()))
+
+
+def _shipped() -> dict[str, Strategy]:
+    return {path.stem: shipped_strategy(path) for path in sorted((conf_dir() / "strategy").glob("*.yaml"))}
 
 
 def least(config: Config, plan: Plan, hardware: Hardware | None = None) -> Candidate:
@@ -112,7 +128,7 @@ def least(config: Config, plan: Plan, hardware: Hardware | None = None) -> Candi
 
 def _candidates(case: Case, hardware: Hardware | None) -> Iterator[tuple[Candidate, tuple[float, ...]]]:
     """Yields settings with their rank."""
-    shipped = {path.stem: shipped_strategy(path) for path in sorted((conf_dir() / "strategy").glob("*.yaml"))}
+    shipped = _shipped()
     shipped[case.config.choices["strategy"]] = case.config.strategy
     if case.plan.world == 1:
         shipped = {name: each for name, each in shipped.items() if name in ("ddp", "zero3_offload")}
@@ -141,32 +157,40 @@ def _again(work: Work, recomputed: str) -> float:
 
 
 def _micro_batches(case: Case) -> Iterator[tuple[Case, str]]:
-    """Yields the case with other micro-batches, and the override that sets each: powers of two up to the step's."""
-    plan, batch = case.plan, case.batch
-    row = (
-        batch.tokens // plan.micro_batch_size if plan.micro_batch_size else min(batch.tokens, longest_row(case.config))
-    )
+    """Yields the case with other micro-batches, and the override that sets each, up to the whole step of a process:
+    powers of two, those in rows that divide the step."""
+    plan, batch, rows = case.plan, case.batch, case.config.train.global_batch_size
+    of_process = max(1, rows // plan.world) if rows and not case.config.train.global_batch_tokens else None
+    longest = batch.tokens // plan.micro_batch_size if plan.micro_batch_size else longest_row(case.config)
     of_step = max(1, plan.tokens // num_steps(plan) // plan.world) if plan.tokens else batch.tokens
-    size = plan.micro_batch_size and 1
+    size = 1
     while True:
-        tokens = row * size if size else row
-        accumulation = max(1, ceil(of_step / tokens))
-        changed = replace(plan, accumulation=accumulation, forward_tokens=tokens)
-        documents = size or max(1, batch.documents * tokens // batch.tokens)
-        word = f"train.micro_batch_size={size}" if size else f"train.micro_batch_tokens={tokens}"
-        yield replace(case, plan=changed, batch=replace(batch, tokens=tokens, documents=documents)), word
+        if plan.micro_batch_size:
+            tokens, accumulation = size * longest, ceil((of_process or size) / size)
+            word, documents = f"train.micro_batch_size={size}", size
+        else:
+            tokens = min(size * longest, (of_process or size) * longest)
+            accumulation = max(1, ceil(of_step / (size * longest)))
+            word, documents = f"train.micro_batch_tokens={size * longest}", batch.documents * tokens // batch.tokens
+        if not plan.micro_batch_size or (of_process or size) % size == 0:
+            changed = replace(plan, accumulation=accumulation, forward_tokens=tokens)
+            yield replace(case, plan=changed, batch=replace(batch, tokens=tokens, documents=max(1, documents))), word
         if accumulation == 1:
             return
-        size, row = (size * 2, row) if size else (size, row * 2)
+        size *= 2
 
 
-def traced(overrides: Sequence[str], plan: Plan) -> Plan:
-    """Returns the plan with activations and loss as a trace of the model counts them, in a process with torch."""
-    command = [sys.executable, "-m", "distft.step_trace", *overrides]
+def traced(overrides: Sequence[str], plan: Plan, compute_bytes: int) -> Plan:
+    """Returns the plan with activations as a trace of the model counts them, in a process with torch.
+
+    The trace is on a CPU, whose loss has smaller chunks than that of an accelerator, so the loss stays as counted.
+    """
+    precision = "bf16" if compute_bytes < FP32_BYTES else "fp32"
+    command = [sys.executable, "-m", "distft.step_trace", *overrides, f"train.precision={precision}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]
         raise ConfigError(lines or [f"exact=true: the trace failed: {done.stderr.strip()[-500:]}"])
     found: Mapping[str, int] = json.loads(done.stdout.strip().splitlines()[-1])
-    step = {"activations": found["activations"], "loss": found["loss"]}
-    return replace(plan, memory=with_step(plan.memory, step))
+    loss = next((counted["loss"] for counted in plan.memory.values() if "loss" in counted), found["loss"])
+    return replace(plan, memory=with_step(plan.memory, {"activations": found["activations"], "loss": loss}))

@@ -145,3 +145,17 @@ def test_one_process_needs_no_sharding(rows: list[str]) -> None:
 def test_a_batch_knows_its_copies() -> None:
     assert Batch(8, 4, "none", documents=2, is_accelerator=False).copies_attention
     assert not Batch(8, 4, "none", documents=2).copies_attention
+
+
+def test_found_micro_batches_divide_the_step(rows: list[str]) -> None:
+    typed = [*rows, "model=gpt2", "data.packing=false", "train.micro_batch_size=2", "train.global_batch_size=24"]
+    found = found_in([*typed, "launcher.processes_per_node=2"], 80.0)
+    assert {each.micro for each in found} == {f"train.micro_batch_size={size}" for size in (1, 2, 4)}
+    for each in found[:6]:
+        compose([*typed, "launcher.processes_per_node=2", *each.overrides])
+
+
+def test_settings_that_do_not_go_together_are_not_offered(rows: list[str]) -> None:
+    typed = [*rows, "model=gpt2", "launcher.processes_per_node=2", "train.compile=true"]
+    strategies = {each.strategy for each in found_in(typed, 80.0)}
+    assert strategies == {"ddp", "fsdp", "hsdp", "zero1", "zero2"}, "zero3 cannot be compiled"
