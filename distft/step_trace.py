@@ -6,18 +6,14 @@ the strategy adds (state, gathered weights) is counted by the plan.
 Trap: the kernels are a CPU's, since a build of torch without CUDA has no others. Attention saves the same there.
 """
 
-import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from distft.compat.fake_tensors import Live, fake_tensors
 from distft.config import Config, ConfigError, compose
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row, Rows
@@ -38,55 +34,14 @@ class Traced(TypedDict):
     loss: int  # that the loss adds to what is saved, without the gradient of the head's weight
 
 
-@dataclass
-class Live(TorchDispatchMode):
-    """Counts the bytes of storages that are made and not yet freed."""
-
-    now: int = 0
-    peak: int = 0
-    ignored: set[int] = field(default_factory=set)  # storages of weights and buffers
-    of_head: tuple[int, ...] = ()  # bytes of a gradient of the head's weight, which the plan counts
-    _sizes: dict[int, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._see(leaf.untyped_storage())
-        self.peak = max(self.peak, self.now)
-        return result
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self.ignored or key in self._sizes or storage.nbytes() in self.of_head:
-            return
-        self._sizes[key] = storage.nbytes()
-        self.now += storage.nbytes()
-        weakref.finalize(storage, self._free, key)
-
-    def _free(self, key: int) -> None:
-        self.now -= self._sizes.pop(key, 0)
-
-    def forget(self, tensor: torch.Tensor) -> None:
-        """Counts a tensor no longer."""
-        self._free(tensor.untyped_storage()._cdata)
-
-    def restart(self) -> None:
-        self.peak = self.now
-
-
 def trace(objective: Objective, batch: Batch, dtype: torch.dtype) -> Traced:
     """Returns the memory of a forward and backward on fake tensors.
 
     objective: on meta; its parameters are replaced by fake ones. dtype: of computing.
     """
-    live = Live(of_head=head_bytes(objective))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with fake_tensors():
         materialise(objective, dtype)
-        live.ignored |= {each.untyped_storage()._cdata for each in [*objective.parameters(), *objective.buffers()]}
+        live = Live([*objective.parameters(), *objective.buffers()], head_bytes(objective))
         objective.train()
 
         def drop(parameter: torch.Tensor) -> None:
@@ -114,7 +69,8 @@ def trace(objective: Objective, batch: Batch, dtype: torch.dtype) -> Traced:
 
 
 def head_bytes(objective: Objective) -> tuple[int, ...]:
-    """Returns the bytes of a gradient of the head's weight, in bf16 and fp32; nothing for a frozen one."""
+    """Returns the bytes of a gradient of the head's weight, in bf16 and fp32, which the plan counts; nothing for a
+    frozen one."""
     model: Any = objective.model
     head = model.get_output_embeddings()
     trained = head is not None and head.weight.requires_grad

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from distft.compat.reach import Reach
 
@@ -51,6 +53,7 @@ REACHES = (
         "that place",
         takes=("lp_fragment_address", "hp_fragment_address", "param_group_index"),
     ),
+    Reach("torch.Tensor._base", "torch 2.11 to 2.13", "the weight that a saved tensor is a view of"),
     Reach("deepspeed.ops._probe_compatible_ops", _SEEN, "what __compatible_ops__ asks, with a compiler"),
 )
 
@@ -136,3 +139,38 @@ def master_fragment(parameter: Any) -> Any:
     None where this process holds none of them.
     """
     return getattr(parameter, "_hp_mapping", None)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A view of a partitioned weight, without its memory."""
+
+    weight: torch.Tensor
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+def views_by_place() -> AbstractContextManager[Any]:
+    """Returns a context for the forward of ZeRO-3: of a view of a weight the backward pass keeps its place alone.
+
+    Trap: a linear layer saves the transpose of its weight. That view would keep each gathered weight, and so at the end
+    of a forward the whole model. DeepSpeed's own remedy replaces torch.nn.functional.linear in the whole process and
+    rounds before it adds a bias.
+    """
+    return saved_tensors_hooks(_place_in_weight, _view_of_weight)
+
+
+def _place_in_weight(saved: torch.Tensor) -> torch.Tensor | _View:
+    weight = saved._base
+    if weight is None or not hasattr(weight, "ds_tensor"):
+        return saved
+    return _View(weight, tuple(saved.shape), saved.stride(), int(saved.storage_offset()))
+
+
+def _view_of_weight(kept: torch.Tensor | _View) -> torch.Tensor:
+    """Returns the tensor again; a layer's weights are gathered before its backward pass."""
+    if isinstance(kept, torch.Tensor):
+        return kept
+    with torch.no_grad():
+        return kept.weight.as_strided(kept.size, kept.stride, kept.offset)

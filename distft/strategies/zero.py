@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed import ProcessGroup
 
 from distft.compat.deepspeed import (
@@ -24,6 +23,7 @@ from distft.compat.deepspeed import (
     import_without_compilers,
     master_fragment,
     one_class_for_stages_1_and_2,
+    views_by_place,
     zero_settings,
 )
 from distft.data.batches import Batch
@@ -68,7 +68,7 @@ class ZeroEngine:
     def forward(self, batch: Batch, loss: Loss | None = None) -> tuple[torch.Tensor, Sums]:
         if self.stage < 3:
             return self.deepspeed(batch, loss)
-        with saved_tensors_hooks(_place_in_weight, _view_of_weight):
+        with views_by_place():
             return self.deepspeed(batch, loss)
 
     def backward(self, value: torch.Tensor, scale: float, last: bool) -> None:
@@ -164,37 +164,6 @@ class ZeroEngine:
             "frozen_dtypes": sorted({str(piece.owner.dtype) for piece in self.pieces() if piece.frozen}),
             "moment_dtypes": sorted({str(v.dtype) for v in states}),
         }
-
-
-@dataclass(frozen=True)
-class _View:
-    """A view of a partitioned weight, without its memory."""
-
-    weight: torch.Tensor
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-
-
-def _place_in_weight(saved: torch.Tensor) -> torch.Tensor | _View:
-    """Returns what the backward pass keeps of a tensor: of a view of a ZeRO-3 weight its place alone.
-
-    Trap: a linear layer saves the transpose of its weight. That view would keep each gathered weight, and so at the end
-    of a forward the whole model. DeepSpeed's own remedy replaces torch.nn.functional.linear in the whole process and
-    rounds before it adds a bias.
-    """
-    weight = saved._base
-    if weight is None or not hasattr(weight, "ds_tensor"):
-        return saved
-    return _View(weight, tuple(saved.shape), saved.stride(), int(saved.storage_offset()))
-
-
-def _view_of_weight(kept: torch.Tensor | _View) -> torch.Tensor:
-    """Returns the tensor again; its layer's weights are gathered before its backward pass."""
-    if isinstance(kept, torch.Tensor):
-        return kept
-    with torch.no_grad():
-        return kept.weight.as_strided(kept.size, kept.stride, kept.offset)
 
 
 Settings = dict[str, Any]  # DeepSpeed's own config, free-form JSON
