@@ -8,9 +8,12 @@ import yaml
 from distft.config import compose
 from distft.config.key import at
 from distft.config.parts import TARGET_GROUPS
+from distft.config.rules import broken_rules
+from distft.config.rules.contract import Facts
 from distft.config.schema import KEYS
 from distft.data.formats import format_names
 from distft.paths import conf_dir
+from distft.plan.memory import shipped_strategy
 from distft.tasks import load_task, task_names
 
 WORDS = sorted((path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml"))
@@ -53,11 +56,21 @@ def test_every_choice_composes_into_a_config(group: str, word: str, right: list[
 
 
 @pytest.mark.parametrize("word", [word for word in EXPERIMENTS if word != "four_nodes_8b"])  # cut for hsdp
-@pytest.mark.parametrize("strategy", [word for group, word in WORDS if group == "strategy"])
 @pytest.mark.slow
-def test_an_experiment_goes_with_every_strategy(word: str, strategy: str, right: list[str]):
+def test_an_experiment_goes_with_every_strategy(word: str, right: list[str]):
+    """By the rules about combinations: that each strategy composes is tested above."""
     rows = [] if word == "laptop_demo" else ["data.train=org/rows"]
-    compose([*right, *rows, f"experiment={word}", f"strategy={strategy}"])
+    config = compose([*right, *rows, f"experiment={word}"])
+    for strategy in sorted(conf_dir().glob("strategy/*.yaml")):
+        values = {**config.values, "strategy": shipped_strategy(strategy).plain()}
+        known = Facts(values, {**config.choices, "strategy": strategy.stem}, config.given)
+        assert list(broken_rules(known, ())) == [], strategy.stem
+
+
+def test_a_combination_that_no_experiment_has_is_found(right: list[str]):
+    config = compose([*right, "data.train=org/rows", "train.compile=true"])
+    values = {**config.values, "strategy": shipped_strategy(conf_dir() / "strategy" / "zero3.yaml").plain()}
+    assert list(broken_rules(Facts(values, {**config.choices, "strategy": "zero3"}, config.given), ()))
 
 
 @pytest.mark.parametrize("word", [word for group, word in WORDS if group == "model"])

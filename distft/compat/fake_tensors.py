@@ -22,7 +22,7 @@ REACHES = (
     ),
     Reach("torch.utils._python_dispatch.TorchDispatchMode", _SEEN, "sees every operation"),
     Reach("torch.utils._pytree.tree_leaves", _SEEN, "the tensors in what an operation returns", takes=("tree",)),
-    Reach("torch.UntypedStorage._cdata", _SEEN, "tells storages apart, fake ones too"),
+    Reach("torch.UntypedStorage._cdata", _SEEN, "distinguishes storages, fake ones too"),
 )
 
 
