@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import yaml
 from torch import nn
-from transformers import PreTrainedModel
 
 from distft.data.batches import make_batch, to_device
 from distft.data.shards import Row
@@ -80,8 +79,8 @@ def measure(rank: int, world: int, folder: str, threads: int) -> None:
 
 def training_step(device: torch.device, dtype: torch.dtype, kind: str) -> tuple[float, Callable[[], None]]:
     """Returns the operations of a forward and backward, and the function that does them."""
-    model: nn.Module = skeleton(architecture(None, {**LAYERS, **SIZES[kind]}), "auto")
-    flops = Flops.of(cast(PreTrainedModel, model))
+    model: Any = skeleton(architecture(None, {**LAYERS, **SIZES[kind]}), "auto")
+    flops = Flops.of(model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model = model.to(dtype).to_empty(device=device)
     for parameter in model.parameters():
@@ -131,7 +130,7 @@ def main(file: str, processes: str) -> int:
     is_cpu = not num_accelerators()
     threads = max(1, len(os.sched_getaffinity(0)) // world) if is_cpu else 1
     with TemporaryDirectory() as folder:
-        mp.spawn(measure, (world, folder, threads), nprocs=world)
+        mp.spawn(measure, (world, folder, threads), nprocs=world)  # pyright: ignore[reportPrivateImportUsage]
         found = mean_of(Path(folder), world)
     memory = device_bytes(world)
     name = "CPU" if is_cpu else torch.cuda.get_device_name(0) if torch.cuda.is_available() else "accelerator"

@@ -73,8 +73,9 @@ def head_bytes(objective: Objective) -> tuple[int, ...]:
     frozen one."""
     model: Any = objective.model
     head = model.get_output_embeddings()
-    trained = head is not None and head.weight.requires_grad
-    return (2 * head.weight.numel(), 4 * head.weight.numel()) if trained else ()
+    if head is None or not head.weight.requires_grad:
+        return ()
+    return 2 * head.weight.numel(), 4 * head.weight.numel()
 
 
 def materialise(objective: nn.Module, dtype: torch.dtype) -> None:
