@@ -5,6 +5,7 @@ and micro-batch that run it fastest within the memory. Quality is not estimated:
 ones first (`distft evaluate ... at=base`).
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> int:
     if as_json:
         print(json_text([asdict(each) for each in found], indent=2))
     else:
-        print_advice(found, memory, int(count), given)
+        print_advice(found, memory, int(count), [*given, *overrides])
     return 0
 
 
@@ -153,8 +154,8 @@ def print_advice(found: Sequence[Advice], memory: float, devices: int, given: Se
         table.add_row(each.model, each.method, fits, f"{each.peak_gib:.1f}", time, price, each.licence)
     console.print(table)
     if found and found[0].fits:
-        best = " ".join(["distft launch", *given, *found[0].overrides])
-        console.print(f"The first as a run: {best}", soft_wrap=True, markup=False)
+        best = shlex.join([*given, *found[0].overrides])
+        console.print(f"The first as a run: distft launch {best}", soft_wrap=True, markup=False)
     if any(each.host_gib for each in found):
         console.print("offload: with the optimizer in host memory, so many GiB a process; its time is not estimated.")
     console.print("Peak and time are estimates (distft plan); quality is not estimated.", style="dim")

@@ -1,6 +1,7 @@
 """`distft advise` says which models and methods fit, at what cost, and its settings are those of a plan."""
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def test_the_table_ends_with_a_command_that_plans(given: list[str]) -> None:
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [command] = [line for line in done.stdout.splitlines() if "distft launch" in line]
-    overrides = command.partition("distft launch ")[2].split()
-    config = compose([*overrides, *given[1:]])
+    overrides = shlex.split(command.partition("distft launch ")[2])
+    assert set(given[1:]) < set(overrides), "further keys are part of the run that was planned"
+    config = compose(overrides)
     peak = make_plan(config, accelerators=True).memory[config.choices["strategy"]]["peak"]
     assert peak / 2**30 < find_hardware("rtx4090").memory_gib
