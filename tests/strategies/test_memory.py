@@ -62,7 +62,7 @@ MORE_ZERO = [
     for precision in BYTES
     for architecture, tied in ((WIDE, True), (WIDE, False), (DEEP, False))
 ]
-AT_LEAST = 0.75  # of an upper estimate
+AT_LEAST = {"zero1": 0.7}  # of an upper estimate; zero1 in bf16 counts gradients twice that not all ranks hold at once
 
 
 def planned(case: dict[str, Any]) -> dict[str, int]:
@@ -123,7 +123,7 @@ def test_other_cases_hold_at_most_what_is_planned(tmp_path: Path) -> None:
 
 def assert_at_most(cases: list[dict[str, Any]], folder: Path) -> None:
     for case, expected, measured in peaks(cases, folder):
-        assert AT_LEAST < measured["peak"] / expected < 1 + TOLERANCE, case
+        assert AT_LEAST.get(case["strategy"], 0.75) < measured["peak"] / expected < 1 + TOLERANCE, case
 
 
 def peaks(cases: list[dict[str, Any]], folder: Path) -> Iterator[tuple[dict[str, Any], int, dict[str, int]]]:
