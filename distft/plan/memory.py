@@ -248,21 +248,23 @@ def _gathered_by_zero(strategy: Strategy, sizes: Sizes, parts: Parts) -> int:
     """Returns an upper estimate of the peak that DeepSpeed adds to state and gradients in a step, from measurements.
 
     Stages 1 and 2: gradients of embedding and head before their reduction, and a bucket in fp32. Stage 3: gathered
-    weights, and the head's gradient; in the update the gradients of this process a second time.
+    weights, and the head's gradient. In the update the gradients of this process a second time: at stage 3, and in
+    fp32 at stage 2, which flattens them while it holds the buffer that received them.
     """
     bucket = strategy.bucket_parameters or min(max(sizes.parameters // 16, MIN_BUCKET), MAX_BUCKET)
     is_full, of_bucket = sizes.trained == sizes.parameters, FP32_BYTES * bucket
-    head = parts.head * is_full
+    head, second = parts.head * is_full, FP32_BYTES * ceil(sizes.trained / sizes.world)
     if strategy.stage < 3:
         if not is_full:
-            return min(of_bucket, FP32_BYTES * sizes.trained)
-        if parts.tied:
-            return (4 * FP32_BYTES if sizes.compute_bytes == FP32_BYTES else 2 * sizes.compute_bytes) * head
-        return sizes.compute_bytes * head + of_bucket
+            backward = min(of_bucket, FP32_BYTES * sizes.trained)
+        elif parts.tied:
+            backward = (4 * FP32_BYTES if sizes.compute_bytes == FP32_BYTES else 2 * sizes.compute_bytes) * head
+        else:
+            backward = sizes.compute_bytes * head + of_bucket
+        return max(backward, second if strategy.stage == 2 and sizes.compute_bytes == FP32_BYTES else 0)
     of_head = (FP32_BYTES + sizes.compute_bytes * (parts.tied or sizes.compute_bytes < FP32_BYTES)) * head
     weights = min(parts.total, (LIVE_BUCKETS + _IN_FLIGHT) * bucket + parts.outside)
-    update = FP32_BYTES * ceil(sizes.trained / sizes.world) + of_bucket
-    return max(sizes.compute_bytes * weights + of_head, update)
+    return max(sizes.compute_bytes * weights + of_head, second + of_bucket)
 
 
 def gathered_bytes(parts: Parts, compute_bytes: int, *, is_sharded: bool, adapters: int | None) -> int:
