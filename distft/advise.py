@@ -1,6 +1,6 @@
 """`distft advise data=FILE hardware=h100 [OVERRIDES] [--json]`: which models and methods fit, and at what cost.
 
-Each model of conf/model is planned with full fine-tuning and with LoRA, under the strategy, activation checkpointing
+Each model of conf/model is planned with full fine-tuning, LoRA and QLoRA, under the strategy, activation checkpointing
 and micro-batch that run it fastest within the memory. Quality is not estimated: of those that fit, evaluate the untuned
 ones first (`distft evaluate ... at=base`).
 """
@@ -33,7 +33,7 @@ OWN = {
     "processes": "devices that train together on one machine; default: 1",
     "price_per_hour": "of a device, in any currency",
 }
-METHODS = ("full", "lora")
+METHODS = ("full", "lora", "qlora")
 LICENCES = {  # by the names that the models' pages use; Llama and Gemma have terms of their own
     "smollm2_135m": "Apache 2.0",
     "llama3_8b": "Llama 3.1",

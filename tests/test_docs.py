@@ -118,7 +118,8 @@ def test_the_level_table_of_contributing_is_the_one_enforced():
     assert {int(level): set(re.findall(r"`(\w+)`", names)) for level, names in shown} == LEVELS
 
 
-def test_every_strategy_is_in_the_readme():
-    choices = {path.stem for path in (CHECKOUT / "conf/strategy").glob("*.yaml")}
-    table = (CHECKOUT / "README.md").read_text().partition("### Strategies")[2].partition("\n## ")[0]
+@pytest.mark.parametrize(("heading", "group"), [("Strategies", "strategy"), ("Tuning", "tuning")])
+def test_every_strategy_and_tuning_is_in_the_readme(heading: str, group: str):
+    choices = {path.stem for path in (CHECKOUT / "conf" / group).glob("*.yaml")}
+    table = (CHECKOUT / "README.md").read_text().partition(f"### {heading}")[2].partition("\n#")[0]
     assert choices == set(re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|$", table, re.MULTILINE))

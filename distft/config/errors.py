@@ -100,6 +100,9 @@ OURS = {
     "peft": "tuning=lora",
     "lora": "tuning=lora",
     "adapter": "tuning=lora",
+    "load_in_4bit": "tuning=qlora",
+    "quantization_bit": "tuning=qlora",
+    "qlora": "tuning=qlora",
     "finetuning_type": "tuning=lora",
     "r": "tuning.rank",
     "lora_r": "tuning.rank",
@@ -135,15 +138,11 @@ OURS = {
     "remove_unused_columns": "data.ignore_fields",
 }
 
-_QUANTIZED = "weights are not quantized here. Try: tuning=lora train.precision=bf16"
 _LOGGED = "metrics.jsonl and the trackers have every step"
 _UPLOADED = "nothing is uploaded. Try: hf upload, with the run's folder final"
 # Keys of other trainers that have no counterpart, with what to do instead.
 NOT_OURS = {
-    "load_in_4bit": _QUANTIZED,
-    "load_in_8bit": _QUANTIZED,
-    "quantization_bit": _QUANTIZED,
-    "qlora": _QUANTIZED,
+    "load_in_8bit": "weights are quantized to 4 bits only. Try: tuning=qlora",
     "logging_steps": _LOGGED,
     "logging_strategy": _LOGGED,
     "log_every": _LOGGED,

@@ -35,6 +35,9 @@ class Schedule(Part):
     final_fraction: Fraction = Field(default=0.0, description="of the learning rate, at the last step")
 
 
+WITH_ADAPTERS = ("Lora", "QLora")  # classes of distft.models.adapters
+
+
 class Tuning(Part):
     """Which parameters are trained."""
 
@@ -44,6 +47,16 @@ class Tuning(Part):
     target_modules: list[Any] | Literal["all-linear"] = Field(
         default="all-linear", description="linear layers with an adapter, by the last part of their names"
     )
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters alone are trained."""
+        return str(self.target).rpartition(".")[2] in WITH_ADAPTERS
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the frozen linear layers are held in 4 bits."""
+        return str(self.target).endswith(".QLora")
 
 
 class Loss(Part):
@@ -63,7 +76,7 @@ class Loss(Part):
     reference: Literal["auto", "adapter", "stored"] = Field(
         default="auto",
         description="where the log-probabilities of the frozen base come from. adapter: a forward without adapters; "
-        "stored: computed once before training; auto: adapter with tuning=lora, else stored",
+        "stored: computed once before training; auto: adapter with tuning=lora or qlora, else stored",
     )
     gamma: NotNegative = Field(default=1.0, description="simpo: margin between the rewards that a pair must exceed")
     desirable_weight: NotNegative = Field(default=1.0, description="kto: of answers with label true")

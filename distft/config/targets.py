@@ -159,9 +159,9 @@ def _class_signature(node: ast.ClassDef, file: Path, hops: int) -> Signature | b
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             config = _config_of(item, file)
-            return _dataclass_signature(config) if config else _function_signature(item, skip=1)
+            return _dataclass_signature(config, file, hops) if config else _function_signature(item, skip=1)
     if _is_dataclass(node):
-        return _dataclass_signature(node)
+        return _dataclass_signature(node, file, hops)
     if not node.bases:
         return Signature(())
     base = node.bases[0]
@@ -184,9 +184,26 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
     return any(_name(d) == "dataclass" for d in decorators)
 
 
-def _dataclass_signature(node: ast.ClassDef) -> Signature:
-    found = [item for item in node.body if isinstance(item, ast.AnnAssign) and not _is_internal(item)]
-    return Signature(tuple(_parameter(_name(f.target), f.annotation, f.value is None) for f in found))
+def _dataclass_signature(node: ast.ClassDef, file: Path, hops: int) -> Signature | bool:
+    """Returns the fields of a dataclass, after those that it inherits; True where a base cannot be read."""
+    found: dict[str, Parameter] = {}
+    for base in reversed(node.bases):
+        of_base = _base(base, file, hops)
+        if of_base is True:
+            return True
+        found |= {parameter.name: parameter for parameter in of_base.parameters}
+    own = [item for item in node.body if isinstance(item, ast.AnnAssign) and not _is_internal(item)]
+    found |= {_name(f.target): _parameter(_name(f.target), f.annotation, f.value is None) for f in own}
+    return Signature(tuple(found.values()))
+
+
+def _base(base: ast.expr, file: Path, hops: int) -> Signature | Literal[True]:
+    """Returns the fields of a dataclass's base, none of one of typing's; True where it cannot be read."""
+    name = _name(base.value if isinstance(base, ast.Subscript) else base)
+    if name in ("Protocol", "Generic"):
+        return Signature(())
+    found = _definition(file, name, hops - 1) if name and hops else None
+    return found if isinstance(found, Signature) else True
 
 
 def built(part: Part) -> Any:

@@ -15,7 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from distft.checkpoint.chunks import save_tensors
 from distft.checkpoint.probe import check_live
 from distft.export.huggingface import TrainedWeights, stop_ids, write_generation
-from distft.models.adapters import Lora, is_adapter
+from distft.models.adapters import Lora, QLora, is_adapter
+from distft.models.quantization import FILE, SETTINGS
+from distft.run import write_json
 from distft.tasks.causal_lm import TASK as CAUSAL_LM
 
 PREFIX = "base_model.model."
@@ -33,8 +35,9 @@ def write_peft(
 ) -> list[str]:
     """Writes adapter_config.json, generation settings, and the adapters in the dtype of `base`; returns warnings.
 
-    base: the base model. about_base: base_model_name_or_path and revision, by which peft finds it. base_dir: its local
-    folder, None without one. ends: ids of the tokens that end the trained texts.
+    For a base in 4 bits quantization_config.json is written, too, since peft has no place for it. base: the base model.
+    about_base: base_model_name_or_path and revision, by which peft finds it. base_dir: its local folder, None without
+    one. ends: ids of the tokens that end the trained texts.
     RuntimeError when the written folder does not open, or does not match the live model.
     """
     whole = [name for name in sorted(weights.trained) if not is_adapter(name)]  # of a new head
@@ -52,6 +55,8 @@ def write_peft(
     )
     settings.target_modules = sorted(tuning.targets(weights.model))  # LoraConfig would make it a set
     settings.save_pretrained(str(folder))
+    if isinstance(tuning, QLora):
+        write_json(folder / FILE, SETTINGS | {"bnb_4bit_compute_dtype": str(base.dtype).removeprefix("torch.")})
     tensors = {PREFIX + name: weights.adapter(name).to(base.dtype) for name in sorted(weights.trained)}
     save_tensors(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     warnings = list[str]()

@@ -27,8 +27,10 @@ from distft.export.dcp import write_dcp
 from distft.export.deepspeed_universal import write_deepspeed_universal
 from distft.export.huggingface import BaseFolder, TrainedWeights, whole_or_nothing, write_huggingface, write_tokenizer
 from distft.export.peft import write_peft
+from distft.models.adapters import QLora
 from distft.models.build import architecture, skeleton
 from distft.models.init import FreshWeights
+from distft.models.quantization import Dequantized
 from distft.optim.groups import decay_groups
 from distft.report.card import model_card
 from distft.report.facts import gather
@@ -87,9 +89,15 @@ class Opened:
 
     @property
     def base(self) -> WeightSource:
+        """The base model's weights, as the run computed with them."""
+        source: WeightSource = FreshWeights(self.model, self.config.seed)
         if self.plan.model_dir:
-            return BaseFolder(Path(self.plan.model_dir), self.model, FreshWeights(self.model, self.config.seed))
-        return FreshWeights(self.model, self.config.seed)
+            source = BaseFolder(Path(self.plan.model_dir), self.model, source)
+        return Dequantized(source, self.tuning.quantized(self.model)) if self.is_quantized else source
+
+    @property
+    def is_quantized(self) -> bool:
+        return isinstance(self.tuning, QLora)
 
     @property
     def tuning(self) -> Any:
@@ -161,7 +169,7 @@ def _peft(opened: Opened, folder: Path) -> list[str]:
 
 
 def _base_model(opened: Opened) -> PreTrainedModel:
-    if opened.plan.model_dir:
+    if opened.plan.model_dir and not opened.is_quantized:
         auto_class = getattr(transformers, opened.weights.task.model_class)
         labels = Labels.of(opened.plan.labels)
         config = architecture(opened.plan.model_dir, {}, labels)

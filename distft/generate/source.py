@@ -202,6 +202,8 @@ def _of_adapter(folder: Path, changes: Mapping[str, str]) -> Source:
 
 def _tuning(folder: Path) -> Values:
     """Returns the group `tuning` that an adapter_config.json describes; ConfigError for other kinds of adapters."""
+    from distft.models.quantization import FILE, SETTINGS  # imports torch
+
     settings = read_json(folder / ADAPTER)
     targets = settings.get("target_modules")
     plain = {"use_dora": False, "use_rslora": False, "bias": "none", "modules_to_save": None, "peft_type": "LORA"}
@@ -210,8 +212,11 @@ def _tuning(folder: Path) -> Values:
         other.append(f"target_modules={targets}")
     if other:
         raise ConfigError([f"run={folder}: adapters with {', '.join(other)} are not supported. Try: merge them first"])
+    quantized = read_json(folder / FILE) if (folder / FILE).is_file() else None
+    if quantized is not None and SETTINGS.items() - quantized.items():
+        raise ConfigError([f"run={folder}: {FILE} is not NF4 with double quantization. Try: merge it first"])
     return {
-        "_target_": "distft.models.adapters.Lora",
+        "_target_": f"distft.models.adapters.{'Lora' if quantized is None else 'QLora'}",
         "rank": settings["r"],
         "alpha": float(settings["lora_alpha"]),
         "dropout": 0.0,

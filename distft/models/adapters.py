@@ -1,4 +1,4 @@
-"""Tuning: full fine-tuning, and LoRA adapters.
+"""Tuning: full fine-tuning, LoRA adapters, and QLoRA, which holds the frozen linear layers in 4 bits.
 
 An adapter is a child of the linear layer it modifies: `model.layers.0.self_attn.q_proj` gains `lora_A.weight` and
 `lora_B.weight`. A wrapper around the layer would rename the base model's weights, for every reader and writer of them.
@@ -20,9 +20,9 @@ from transformers.pytorch_utils import Conv1D
 
 from distft.models.build import blocks
 from distft.models.heads import head_layers
+from distft.models.quantization import Linear, hold_in_four_bits
 from distft.runtime.determinism import seed_for
 
-Linear = nn.Linear | Conv1D
 A, B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -138,3 +138,21 @@ class Lora:
     def targets(self, model: PreTrainedModel) -> list[str]:
         """Returns the last part of the names of the layers that get an adapter."""
         return list(linear_layers(model)) if self.target_modules == "all-linear" else list(self.target_modules)
+
+
+@dataclass(frozen=True)
+class QLora(Lora):
+    """LoRA over a base model whose linear layers, except the head, are in 4 bits (see distft.models.quantization)."""
+
+    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
+        layers = self.quantized(model)
+        super().__call__(model)
+        for name, layer in layers.items():
+            hold_in_four_bits(layer, name)
+        return model
+
+    @staticmethod
+    def quantized(model: PreTrainedModel) -> dict[str, Linear]:
+        """Returns the layers that are held in 4 bits, by the names of their weights in the base model."""
+        found = {id(layer) for layers in linear_layers(model).values() for layer in layers}
+        return {f"{name}.weight": each for name, each in model.named_modules() if id(each) in found}  # pyright: ignore

@@ -17,7 +17,7 @@ from distft.paths import conf_dir
 from distft.plan.activations import Batch
 from distft.plan.fit import MARGIN
 from distft.plan.hardware import Hardware
-from distft.plan.memory import FP32_BYTES, Architecture, Sizes, memory_of, parts_of, shipped_strategy
+from distft.plan.memory import FP32_BYTES, Architecture, Sizes, linear_layers, memory_of, parts_of, shipped_strategy
 from distft.plan.needs import GIB, Needs, Pace, Work, bytes_sent, needs_of, num_steps, pace_of, updated_bytes, work_of
 from distft.plan.step import Lengths, forward, longest_row, on_accelerators, sizes_of, step_bytes, with_step
 from distft.run import Plan
@@ -43,7 +43,8 @@ class Case:
         architecture = config.model.facts if config.model.tiny else config.model.architecture
         facts = text_facts(facts_of(model_dir)) if model_dir else architecture
         parts = parts_of(model_dir, architecture)
-        sizes = sizes_of(config, parts, plan.adapters, plan.world, plan.processes_per_node, accelerators)
+        layers = linear_layers(model_dir, architecture)
+        sizes = sizes_of(config, parts, layers, plan.adapters, plan.world, plan.processes_per_node, accelerators)
         if parts is None or sizes is None or plan.is_hosted or not facts:
             return None
         mean = max(1, round(plan.tokens / max(1e-9, plan.epochs * plan.rows))) if plan.rows and plan.tokens else None

@@ -20,13 +20,12 @@ from distft.paths import conf_dir
 from distft.plan.activations import activation_bytes
 from distft.plan.fit import AUTO, GIB, Room, device_bytes, rows_that_fit, tokens_that_fit
 from distft.plan.labels import model_label
-from distft.plan.memory import Architecture, count_adapters, memory_table, parts_of
+from distft.plan.memory import Architecture, count_adapters, linear_layers, memory_table, parts_of
 from distft.plan.rows import Extent, extent
 from distft.plan.step import (
     Lengths,
     MicroBatch,
     forward,
-    is_lora,
     longest_row,
     on_accelerators,
     sizes_of,
@@ -68,7 +67,8 @@ def make_plan(
         adapters = _adapters(config.tuning, model_dir, architecture)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
-    sizes = sizes_of(config, parts, adapters, world, per_node, accelerators)
+    layers = linear_layers(model_dir, architecture)
+    sizes = sizes_of(config, parts, layers, adapters, world, per_node, accelerators)
     memory = memory_table(config.choices["strategy"], config.strategy, conf_dir() / "strategy", sizes) if sizes else {}
     teacher_dir, teacher_hash = teacher_of(config, own)
     if not is_auto(config):
@@ -291,6 +291,6 @@ def _tokenizer_dir(config: Config) -> str | None:
 
 def _adapters(tuning: Tuning, model_dir: Path | None, architecture: Architecture) -> int | None:
     """Returns the parameters of adapters, 0 when they are unknown; None when the model itself is trained."""
-    if not is_lora(tuning):
+    if not tuning.has_adapters:
         return None
     return count_adapters(model_dir, architecture, tuning.rank, tuning.target_modules) or 0

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -98,6 +98,17 @@ def linear_layers(model_dir: Path | None, facts: Architecture) -> list[Layer]:
     return family.linear(facts) * facts[family.num_layers] if family else []
 
 
+def in_four_bits(parts: Parts, layers: Sequence[Layer]) -> tuple[Parts, int, int]:
+    """Returns the parameters that are not held in 4 bits, how many are, and those of the largest such layer.
+
+    layers: every linear layer of the repeated blocks.
+    """
+    sizes = [math.prod(shape) for _, shape in layers]
+    blocks = round((parts.total - parts.outside) / parts.block) if parts.block else 1
+    rest = replace(parts, total=parts.total - sum(sizes), block=parts.block - ceil(sum(sizes) / blocks))
+    return rest, sum(sizes), max(sizes, default=0)
+
+
 def _shapes(model_dir: Path) -> dict[str, list[int]]:
     return {name: entry["shape"] for name, entry in headers(model_dir).items()}
 
@@ -172,6 +183,7 @@ FAMILIES = {
 
 
 FP32_BYTES = 4
+FOUR_BIT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: NF4, its block's scale, and that scale's own
 _MOMENTS = {"AdamW": 2, "Adam": 2, "RAdam": 2, "NAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "ASGD": 1}
 
 
@@ -200,14 +212,24 @@ class Sizes:
     world: int
     node: int  # processes of a node
     parts: Parts | None = None  # of the model, without adapters
+    quantized: int = 0  # frozen weights in 4 bits; neither among `parameters` nor in `parts`
+    dequantized: int = 0  # weights of the largest layer in 4 bits
 
 
 def memory_of(strategy: Strategy, sizes: Sizes) -> dict[str, int] | None:
     """Returns bytes per process: parameters, gradients, optimizer, total of these, and the part of it in host memory;
     `gathered` in addition to the total, where the architecture is known. None for a strategy that is unknown here."""
     if "layout" in strategy.model_fields_set:
-        return _memory_of_fsdp(strategy, sizes)
-    return _memory_of_zero(strategy, sizes) if strategy.stage in (1, 2, 3) else None
+        counted = _memory_of_fsdp(strategy, sizes)
+    elif strategy.stage in (1, 2, 3):
+        counted = _memory_of_zero(strategy, sizes)
+    else:
+        return None
+    for part in ("parameters", "total"):  # each process holds all that are in 4 bits
+        counted[part] += round(FOUR_BIT_BYTES * sizes.quantized)
+    if "gathered" in counted:  # a product reads one weight in the compute dtype
+        counted["gathered"] += sizes.compute_bytes * sizes.dequantized
+    return counted
 
 
 def _memory_of_fsdp(strategy: Strategy, sizes: Sizes) -> dict[str, int]:

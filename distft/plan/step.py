@@ -1,13 +1,12 @@
 """The largest forward of a run, and what a step of it holds in addition to the state."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distft.config import Config
-from distft.config.parts import Tuning
 from distft.machines import num_accelerators
 from distft.plan.activations import Batch, activation_bytes, loss_bytes
-from distft.plan.memory import FP32_BYTES, Architecture, Parts, Sizes, optimizer_bytes
+from distft.plan.memory import FP32_BYTES, Architecture, Layer, Parts, Sizes, in_four_bits, optimizer_bytes
 from distft.tasks import load_task
 
 MicroBatch = tuple[int | None, int | None]  # rows, or else tokens
@@ -38,18 +37,28 @@ def forward(config: Config, micro: MicroBatch, of: Lengths, accelerators: bool) 
         compute_bytes=compute_bytes(config, accelerators),
         recomputed=config.train.activation_checkpointing,
         documents=max(1, tokens // (of.mean or longest)) if tokens else rows or 1,
-        rank=config.tuning.rank if is_lora(config.tuning) else None,
+        rank=config.tuning.rank if config.tuning.has_adapters else None,
         is_accelerator=accelerators,
     )
 
 
 def sizes_of(
-    config: Config, parts: Parts | None, adapters: int | None, world: int, node: int, accelerators: bool
+    config: Config,
+    parts: Parts | None,
+    layers: Sequence[Layer],
+    adapters: int | None,
+    world: int,
+    node: int,
+    accelerators: bool,
 ) -> Sizes | None:
     """Returns what the state of a run consists of; None for an unknown optimizer or unknown adapters.
 
-    adapters: their parameters, 0: not known; None: the model itself is trained. node: processes of a node.
+    layers: every linear layer of the repeated blocks. adapters: their parameters, 0: not known; None: the model itself
+    is trained. node: processes of a node.
     """
+    quantized = dequantized = 0
+    if parts and config.tuning.is_quantized:
+        parts, quantized, dequantized = in_four_bits(parts, layers)
     state_bytes, parameters = optimizer_bytes(config.optimizer), parts.total if parts else 0
     if state_bytes is None or adapters == 0:
         return None
@@ -61,6 +70,8 @@ def sizes_of(
         world=world,
         node=node,
         parts=parts,
+        quantized=quantized,
+        dequantized=dequantized,
     )
 
 
@@ -83,11 +94,6 @@ def with_step(memory: Mapping[str, dict[str, int]], step: Mapping[str, int]) -> 
     for counted in whole.values() if step else ():
         counted["peak"] = counted["total"] - counted["host"] + counted.get("gathered", 0) + sum(step.values())
     return whole
-
-
-def is_lora(tuning: Tuning) -> bool:
-    """Returns whether adapters alone are trained."""
-    return str(tuning.target).endswith(".Lora")
 
 
 def compute_bytes(config: Config, accelerators: bool) -> int:

@@ -38,6 +38,10 @@ _AUDIT = "audit/audit.json"
 _SHOWN_FLAGS = 20
 Made = Sequence[tuple[str, str | None]]
 
+_IN_4_BITS = (
+    "Trained on the base model in 4 bits (NF4, double quantization); it answers otherwise on unquantized weights."
+)
+
 
 def model_card(facts: Facts, base: str | None, made: Made, adapters: bool = False) -> str:
     """Returns README.md with the Hub's front matter; states what was not measured.
@@ -58,7 +62,7 @@ def model_card(facts: Facts, base: str | None, made: Made, adapters: bool = Fals
         *_details(facts, cited, base),
         *_uses(),
         *_risks(cited),
-        *_start(adapters, base, task),
+        *_start(adapters, base, task, cited),
         *_training(facts, cited, made),
         *_evaluation(facts, cited, task),
         *_environment(cited),
@@ -181,12 +185,16 @@ def _privacy(cited: Cited) -> list[str]:
     return [f"Personal data found in the training rows: {', '.join(found) or 'none'}; action {action}."]
 
 
-def _start(adapters: bool, base: str | None, task: Task) -> list[str]:
-    library, name = "transformers", task.model_class
-    if adapters and base:
-        library, name = "peft", f"AutoPeft{task.model_class.removeprefix('Auto')}"
-    load = [f"    from {library} import {name}", f'    model = {name}.from_pretrained("FOLDER")']
-    return ["## How to Get Started with the Model", "", *load, ""]
+def _start(adapters: bool, base: str | None, task: Task, cited: Cited) -> list[str]:
+    peft = "peft", f"AutoPeft{task.model_class.removeprefix('Auto')}"
+    library, name = peft if adapters and base else ("transformers", task.model_class)
+    first, given, last = f"    from {library} import {name}", '"FOLDER"', []
+    if adapters and str(cited.value("config.yaml#tuning._target_")).endswith(".QLora"):
+        first = f"{_IN_4_BITS}\n\n    import json\n{first}\n    from transformers import BitsAndBytesConfig"
+        last += ['    settings = BitsAndBytesConfig.from_dict(json.load(open("FOLDER/quantization_config.json")))']
+        given = '"FOLDER", quantization_config=settings'
+    last.append(f"    model = {name}.from_pretrained({given})")
+    return ["## How to Get Started with the Model", "", first, *last, ""]
 
 
 def _training(facts: Facts, cited: Cited, made: Made) -> list[str]:

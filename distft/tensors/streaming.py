@@ -55,6 +55,17 @@ class Part(Protocol):
     def data(self) -> torch.Tensor: ...
 
 
+class Whole:
+    """All elements of a tensor, as a part to fill: fp32 on `device`."""
+
+    def __init__(self, key: Key, shape: Shape, device: torch.device) -> None:
+        self.key, self.shape, self.region = key, shape, Flat(0, prod(shape))
+        self.tensor = torch.empty(shape, device=device)
+
+    def data(self) -> torch.Tensor:
+        return self.tensor.view(-1)
+
+
 @dataclass(frozen=True)
 class ChunkSlice:
     """The elements of a chunk that lie in one block."""

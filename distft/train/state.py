@@ -24,13 +24,14 @@ from distft.data.shards import Row
 from distft.losses.cross_entropy import logits
 from distft.models.heads import language_head, new_weights, outputs, reads_tokens
 from distft.models.init import FreshWeights
+from distft.models.quantization import four_bit_weights
 from distft.run import Plan
 from distft.runtime import heartbeat
 from distft.runtime.errors import NonFinite
 from distft.runtime.process_group import World, differ, from_first, texts_of_all
 from distft.strategies.engine import Engine, Piece
 from distft.tasks.selection import BY_LOSS, Selection
-from distft.tensors.streaming import fill, folder_chunks, stream
+from distft.tensors.streaming import Whole, fill, folder_chunks, stream
 from distft.train.feed import Feed
 
 
@@ -44,7 +45,7 @@ def load(
     """
     checkpoint = find(checkpoints, resume, world, partial(restore, engine))
     pieces = [piece for piece in engine.pieces() if checkpoint is None or piece.frozen]
-    _fill_from_base(pieces, base, seed, Path(model_dir) if model_dir else None, world)
+    fill_from_base(engine, pieces, base, seed, Path(model_dir) if model_dir else None, world)
     engine.refresh()
     return checkpoint
 
@@ -62,12 +63,26 @@ def steps_done(checkpoint: Checkpoint | None, plan: Plan) -> int:
     )
 
 
-def _fill_from_base(pieces: list[Piece], base: Any, seed: int, folder: Path | None, world: World) -> None:
-    """Loads the base model's weights from `folder`, and initialises what tuning adds; all weights without a folder."""
+def fill_from_base(
+    engine: Engine, pieces: list[Piece], base: Any, seed: int, folder: Path | None, world: World
+) -> None:
+    """Loads the base model's weights from `folder`, and initialises what tuning adds; all weights without a folder.
+
+    pieces: those of the engine to fill, in addition to weights in 4 bits, of which one at a time is whole.
+    """
     stored = {name for name, _ in base.named_parameters()} - new_weights(base, folder) if folder else set()
+    fresh = FreshWeights(base, seed)
+    chunks = folder_chunks(folder, world, base) if folder else []
     if folder:
-        stream(folder_chunks(folder, world, base), [piece for piece in pieces if piece.name in stored], world)
-    fill([piece for piece in pieces if piece.name not in stored], FreshWeights(base, seed))
+        stream(chunks, [piece for piece in pieces if piece.name in stored], world)
+    fill([piece for piece in pieces if piece.name not in stored], fresh)
+    for weight in four_bit_weights(engine.objective.model):
+        whole = Whole(("parameter", weight.name), weight.shape, world.device)
+        if weight.name in stored:
+            stream([chunk for chunk in chunks if chunk.key == whole.key], [whole], world)
+        else:
+            fill([whole], fresh)
+        weight.quantize(whole.tensor)
 
 
 def check_replicas(engine: Engine) -> None:

@@ -180,7 +180,7 @@ def test_key_names_of_other_trainers_get_ours_suggested(right: list[str]):
 @pytest.mark.parametrize(
     ("typed", "rest"),
     [
-        ("tuning.rank=8", "tuning.rank has no effect without tuning=lora. Try: tuning=lora"),
+        ("tuning.rank=8", "tuning.rank has no effect without tuning=lora or qlora. Try: tuning=lora"),
         ("tuning.rnk=8", "tuning.rnk is not a key. Did you mean tuning=lora tuning.rank?"),
         ("lora_r=8", "lora_r is not a key. Did you mean tuning=lora tuning.rank?"),
         ("partition=gpu", "partition is not a key. Did you mean launcher=slurm launcher.partition?"),

@@ -80,6 +80,22 @@ def test_a_dataclass_has_its_fields_and_a_subclass_its_base(tmp_path, monkeypatc
     assert c is not None and [p.name for p in c.parameters] == ["rate", "kind"]
 
 
+def test_a_dataclass_has_the_fields_of_its_bases_too(tmp_path, monkeypatch):
+    (tmp_path / "mylab_base.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Base:\n    x: int\n    y: float = 1.0\n"
+    )
+    (tmp_path / "mylab_heirs.py").write_text(
+        "import json\nfrom dataclasses import dataclass\nfrom typing import Protocol\nfrom mylab_base import Base\n"
+        "@dataclass\nclass Heir(Base):\n    y: float = 2.0\n    z: str = ''\n"
+        "@dataclass\nclass Same(Base):\n    pass\n@dataclass\nclass Plain(Protocol):\n    x: int\n"
+        "@dataclass\nclass Unknown(json.JSONEncoder):\n    x: int\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {name: signature(f"mylab_heirs.{name}") for name in ("Heir", "Same", "Plain", "Unknown")}
+    names = {name: each and [p.name for p in each.parameters] for name, each in found.items()}
+    assert names == {"Heir": ["x", "y", "z"], "Same": ["x", "y"], "Plain": ["x"], "Unknown": None}
+
+
 def test_a_constructor_may_take_its_keywords_as_a_dataclass(tmp_path, monkeypatch):
     (tmp_path / "mylab_config.py").write_text(
         "from dataclasses import dataclass\n"

@@ -12,8 +12,9 @@ from distft.config import ConfigError
 from distft.export.__main__ import main as export
 from distft.generate.__main__ import main
 from distft.generate.settings import parse
+from distft.generate.source import find_source
 from distft.run import RunFolder
-from tests.support.answered import answers, read_lines, write_lines
+from tests.support.answered import answers, make_run, read_lines, write_lines
 
 PROMPTS = [
     {"prompt": "3 and 3 is"},
@@ -63,6 +64,21 @@ def test_an_exported_folder_answers_like_its_run(
     assert export([f"run={tuned_run.path}", f"out={tmp_path / 'out'}", "at=latest", f"format={format}"]) == 0
     found = answers(tmp_path / "exported", tmp_path / "out", prompts, max_new_tokens="8", precision="fp32")
     assert found == answers(tmp_path / "run", tuned_run.path, prompts, max_new_tokens="8")
+
+
+@pytest.mark.slow
+def test_adapters_of_a_base_in_4_bits_answer_like_their_run(prompts: str, tmp_path: Path) -> None:
+    run, out = make_run(tmp_path, "tuning=qlora", "tuning.rank=4"), tmp_path / "out"
+    assert export([f"run={run.path}", f"out={out}", "at=latest"]) == 0
+    given = {"max_new_tokens": "16", "temperature": "1.0", "seed": "1"}
+    found = answers(tmp_path / "exported", out, prompts, precision="fp32", **given)
+    assert found == answers(tmp_path / "live", run.path, prompts, **given)
+    assert find_source(str(out), None, {}).config.tuning.is_quantized
+    (out / "quantization_config.json").rename(tmp_path / "moved.json")
+    assert not find_source(str(out), None, {}).config.tuning.is_quantized
+    (out / "quantization_config.json").write_text('{"load_in_8bit": true}')
+    with pytest.raises(ConfigError, match="quantization_config.json is not NF4 with double quantization"):
+        find_source(str(out), None, {})
 
 
 @pytest.mark.slow

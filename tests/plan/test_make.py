@@ -87,6 +87,22 @@ def test_adapters_alone_have_gradients_and_state(right: list[str]):
     assert (whole["gradients"], whole["optimizer"]) == (adapters, 2 * adapters)
 
 
+@pytest.mark.slow
+def test_a_base_in_4_bits_is_held_whole_by_each_process(right: list[str]):
+    """Llama 3 8B: 32 layers of 218,103,808 weights in 4 bits; embedding, head and norms in the compute dtype."""
+    cluster = ["launcher=slurm", "launcher.processes_per_node=4", "train.precision=bf16"]
+    plan = make_plan(compose([*right, *cluster, "model=llama3_8b", "tuning=qlora", "model.tiny=false"]))
+    quantized, adapters = 32 * 218_103_808, 41_943_040
+    in_4_bits = quantized / 2 + quantized / 64 + 4 * quantized / (64 * 256)
+    rest = plan.parameters - quantized
+    assert plan.parameters == 8_030_261_248 and plan.adapters == adapters
+    assert plan.memory["ddp"]["parameters"] == in_4_bits + 2 * rest + 4 * adapters
+    assert plan.memory["fsdp"]["parameters"] == in_4_bits + (2 * rest + 4 * adapters) / 4
+    assert plan.memory["zero3"]["parameters"] == in_4_bits + (2 * (rest + adapters) + 4 * adapters) / 4
+    lora = make_plan(compose([*right, *cluster, "model=llama3_8b", "tuning=lora", "model.tiny=false"]))
+    assert plan.memory["ddp"]["peak"] < lora.memory["ddp"]["peak"] - 1.4 * quantized
+
+
 def test_an_adapter_for_a_missing_layer_is_a_config_error(right: list[str]):
     with pytest.raises(ConfigError, match=r"q_prj is not a linear layer of this model. Try: q_proj"):
         make_plan(compose([*right, "tuning=lora", "tuning.target_modules=[q_prj]"]))

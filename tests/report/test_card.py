@@ -141,6 +141,13 @@ def test_the_card_of_an_adapter_names_its_base_model(make_run: Callable[..., Run
     assert "An adapter of me/base, in the format of peft." in card and "AutoPeftModelForCausalLM" in card
 
 
+def test_the_card_of_an_adapter_says_that_its_base_was_in_4_bits(make_run: Callable[..., RunFolder]) -> None:
+    run = make_run(tuning={"_target_": "distft.models.adapters.QLora"})
+    card = model_card(gather(run), "me/base", [], adapters=True)
+    assert "4 bits" in card and 'from_pretrained("FOLDER", quantization_config=settings)' in card
+    assert "4 bits" not in model_card(gather(run), "me/base", [])
+
+
 def test_another_metrics_file_gives_another_card(make_run: Callable[..., RunFolder]) -> None:
     run = make_run([eval_row(0, 3.21), train_row(1), eval_row(1, 2.34), eval_row(2, 2.5)])
     assert "| loss | 3.2100 | 2.5000 |" in CITATION.sub("", model_card(gather(run), None, []))

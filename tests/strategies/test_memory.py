@@ -15,7 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from distft.paths import conf_dir
 from distft.plan.activations import Batch, activation_bytes, loss_bytes
-from distft.plan.memory import Sizes, count_adapters, memory_of, parts_of, shipped_strategy
+from distft.plan.memory import (
+    Sizes,
+    count_adapters,
+    in_four_bits,
+    linear_layers,
+    memory_of,
+    parts_of,
+    shipped_strategy,
+)
 from tests.support.ranks import run_ranks
 
 WIDE = {"vocab_size": 49152, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
@@ -26,10 +34,12 @@ ROWS = 2  # of a micro-batch in tests/support/gathered.py
 BYTES = {"bfloat16": 2, "float32": 4}
 
 
-def case(strategy: str, precision: str, architecture: dict[str, Any], tied: bool, lora: bool) -> dict[str, Any]:
+def case(
+    strategy: str, precision: str, architecture: dict[str, Any], tied: bool, lora: bool, tuning: str = "lora"
+) -> dict[str, Any]:
     made: dict[str, Any] = {"model": "llama3_8b", "strategy": strategy, "precision": precision}
     made["architecture"] = architecture | {"tie_word_embeddings": tied}
-    return made | ({"lora": {"rank": RANK}} if lora else {})
+    return made | ({"lora": {"rank": RANK}, "tuning": tuning} if lora else {})
 
 
 EVERY = [
@@ -49,8 +59,12 @@ LONG = [
     case("fsdp", "float32", NARROW, False, True) | {"length": 256, "recomputed": "selective"},
     case("fsdp", "float32", NARROW, False, False) | {"length": 256, "recomputed": "full"},
 ]
-CASES = [*(EVERY[i] for i in PAIRS), BLOCKS[0], BLOCKS[3]]
-MORE_CASES = [each for each in [*EVERY, *BLOCKS] if each not in CASES]
+QUANTIZED = [
+    case(strategy, precision, DEEP, False, True, "qlora")
+    for strategy, precision in (("fsdp", "float32"), ("ddp", "bfloat16"), ("zero3", "float32"))
+]
+CASES = [*(EVERY[i] for i in PAIRS), BLOCKS[0], BLOCKS[3], QUANTIZED[0]]
+MORE_CASES = [each for each in [*EVERY, *BLOCKS, *QUANTIZED[:2]] if each not in CASES]
 # Under ZeRO-3 a layer's gathered weights are freed after its forward, frozen ones too.
 ZERO = [
     case("zero3", "float32", DEEP | {"num_hidden_layers": 8}, False, True),
@@ -73,6 +87,9 @@ def planned(case: dict[str, Any]) -> dict[str, int]:
     assert parts is not None
     adapters = count_adapters(None, facts, RANK, "all-linear") or 0 if "lora" in case else 0
     compute_bytes = BYTES[case["precision"]]
+    quantized = dequantized = 0
+    if case.get("tuning") == "qlora":
+        parts, quantized, dequantized = in_four_bits(parts, linear_layers(None, facts))
     sizes = Sizes(
         parameters=parts.total + adapters,
         trained=adapters or parts.total,
@@ -81,6 +98,8 @@ def planned(case: dict[str, Any]) -> dict[str, int]:
         world=2,
         node=2,
         parts=parts,
+        quantized=quantized,
+        dequantized=dequantized,
     )
     counted = memory_of(shipped_strategy(conf_dir() / "strategy" / f"{case['strategy']}.yaml"), sizes)
     assert counted is not None
@@ -118,7 +137,7 @@ def test_long_rows_and_zero_hold_at_most_what_is_planned(tmp_path: Path) -> None
 
 @pytest.mark.soak
 def test_other_cases_hold_at_most_what_is_planned(tmp_path: Path) -> None:
-    assert_at_most([LONG[1], *MORE_ZERO], tmp_path)
+    assert_at_most([LONG[1], QUANTIZED[2], *MORE_ZERO], tmp_path)
 
 
 def assert_at_most(cases: list[dict[str, Any]], folder: Path) -> None:

@@ -19,12 +19,13 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from distft import worker
 from distft.data.batches import Batch, make_batch
 from distft.data.shards import Row
-from distft.models.init import FreshWeights
+from distft.models.quantization import four_bit_weights
 from distft.runtime.process_group import World, process_group, texts_of_all
-from distft.tensors.streaming import fill
-from tests.support.train_cases import make_engine, tuned
+from distft.train.state import load
+from tests.support.train_cases import config_of, make_engine, plan_of
 
 ROWS, MICRO_BATCHES = 2, 3  # the second finds gradients, and leaves the root's weights gathered
 COLLECTIVES = ("reduce_scatter_single", "reduce_scatter_tensor")  # what FSDP2 of torch 2.13 calls, and of 2.11
@@ -87,6 +88,8 @@ class Held(TorchDispatchMode):
 def state_of(engine: Any) -> Iterator[torch.Tensor]:
     """Yields weights and optimizer state; gradients exist only within a step."""
     yield from engine.objective.parameters()
+    for weight in four_bit_weights(engine.objective.model):
+        yield from weight.tensors()
     for state in engine.optimizer.state.values():
         yield from (value for value in state.values() if torch.is_tensor(value) and value.ndim)
 
@@ -111,8 +114,7 @@ def measured(case: dict[str, Any], world: World) -> dict[str, int]:
     """
     length = case.get("length", 4)
     engine = make_engine(case, world)
-    fill(engine.pieces(), FreshWeights(tuned(case), 0))
-    engine.refresh()
+    load(engine, worker.make_skeleton(config_of(case), plan_of(case)), Path("none"), "never", 0, None, world)
     engine.train(True)
     step(engine, 0, length)
     held = Held()

@@ -25,15 +25,13 @@ from distft.data.order import Order, row_borders
 from distft.evaluate.held_out import held_out
 from distft.models.build import architecture, skeleton
 from distft.models.flops import Flops
-from distft.models.init import FreshWeights
 from distft.paths import conf_dir
 from distft.runtime.determinism import seed_for
 from distft.runtime.process_group import World, all_reduce_sum, differ, process_group, texts_of_all
 from distft.tasks import load_task
-from distft.tensors.streaming import fill
 from distft.train.ema import Ema, in_force, settle
 from distft.train.feed import Feed, Prefetch, all_rows, make_cut
-from distft.train.state import save_probe
+from distft.train.state import fill_from_base, save_probe
 from distft.train.step import StepHooks, Targets, train_step
 from tests.support.rows import open_rows
 
@@ -55,11 +53,6 @@ def instantiate_strategy(name: str, **settings: Any) -> Any:
     return instantiate(yaml.safe_load((conf_dir() / "strategy" / f"{name}.yaml").read_text()) | settings)
 
 
-def tuned(case: dict[str, Any]) -> Any:
-    """Returns the case's model with the adapters of its tuning, if it has any."""
-    return worker.built(config_of(case).tuning)(tiny_model(case["model"], **case.get("architecture", {})))
-
-
 def part(group: str, name: str) -> dict[str, Any]:
     return yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
 
@@ -67,12 +60,12 @@ def part(group: str, name: str) -> dict[str, Any]:
 def config_of(case: dict[str, Any]) -> Config:
     """Returns the config of the case's engine, from conf/ and the case's settings; the rest are defaults.
 
-    lora: settings of adapters; only these are then trained. adamw: further settings of the optimizer. task, loss: of
-    rows with labels.
+    lora: settings of adapters; only these are then trained. tuning: another word of that kind. adamw: further settings
+    of the optimizer. task, loss: of rows with labels.
     """
     model = part("model", case["model"]) | {"task": case.get("task", "causal_lm")}
     model["tiny_architecture"] |= case.get("architecture", {})
-    tuning = part("tuning", "lora") | case["lora"] if "lora" in case else part("tuning", "full")
+    tuning = part("tuning", case.get("tuning", "lora")) | case["lora"] if "lora" in case else part("tuning", "full")
     values = {
         "model": model,
         "tuning": tuning,
@@ -168,14 +161,14 @@ def run_case(case: dict[str, Any], world: World) -> dict[str, Any]:
     start = 0
     if case.get("resume"):
         checkpoint = Checkpoint(Path(case["resume"]), world)
-        fill((piece for piece in engine.pieces() if piece.frozen), FreshWeights(plain, seed))
+        fill_from_base(engine, [piece for piece in engine.pieces() if piece.frozen], plain, seed, None, world)
         restore(engine, checkpoint, world)
         start = checkpoint.step
         settle(engine, checkpoint, is_kept="ema" in case)
         if case.get("reload"):
             save(engine, Path(case["reload"]), start, world)
     else:
-        fill(engine.pieces(), FreshWeights(plain, seed))
+        fill_from_base(engine, list(engine.pieces()), plain, seed, None, world)
         engine.refresh()
     class_weights = case.get("of_loss", {}).get("class_weights")
     rows = open_rows(Path(case["rows"]), "train", class_weights)

@@ -45,6 +45,7 @@ FAINT_ADAMW = {"eps": 1e-6}  # where gradients nearly cancel, see test_lora.py
 # One weight in 32,768 of an embedding: without AVX-512 Gemma 3's was 4.7e-5 off, and a norm 8.4e-6; Mistral's 3.0e-5.
 FAINT = {"gemma3_4b", "mistral_7b"}
 LORA_KEYS: list[Key] = [*[(s, f"{MAIN}+lora", 2, 2) for s in STRATEGIES], ("fsdp", "gpt2+lora", 2, 2)]
+QLORA_KEYS: list[Key] = [*[(s, f"{MAIN}+qlora", 2, 2) for s in CUTS], ("fsdp", "gpt2+qlora", 2, 2)]
 # activations computed again give the same numbers
 RECOMPUTED: dict[Key, str] = {
     **{(s, "qwen3_8b", 2, 2): "full" for s in CUTS},
@@ -53,6 +54,7 @@ RECOMPUTED: dict[Key, str] = {
     ("fsdp", f"{MAIN}+packed+compiled", 2, PACKED): "selective",
     ("zero3", f"{MAIN}+lora", 2, 2): "full",
     ("zero2", f"{MAIN}+lora", 2, 2): "selective",
+    ("fsdp", f"{MAIN}+qlora", 2, 2): "selective",
 }
 
 
@@ -64,9 +66,9 @@ def make_case(key: Key, rows: Path, folder: Path) -> dict[str, Any]:
         case |= {"micro": None, "micro_tokens": micro}
     case["save"] = str(folder / "-".join(map(str, key)))
     case["probe"] = world > 1 and micro == 2  # what `make test` exports
-    if "lora" in kinds:
-        case |= {"lora": LORA}
-    if "lora" in kinds or model in FAINT:
+    if adapters := {"lora", "qlora"} & set(kinds):
+        case |= {"lora": LORA, "tuning": adapters.pop()}
+    if "lora" in case or model in FAINT:
         case["adamw"] = FAINT_ADAMW
     if strategy == "hsdp":
         case["settings"] = {"shard_size": min(world, 2)}
@@ -109,7 +111,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Key, dict[str, Any]]:
     """The result of every case by its key; its checkpoint of step 5 is in result["case"]["save"]."""
-    return _train([*KEYS, *LORA_KEYS], rows, tmp_path_factory.mktemp("parity"))
+    return _train([*KEYS, *LORA_KEYS, *QLORA_KEYS], rows, tmp_path_factory.mktemp("parity"))
 
 
 @pytest.fixture(scope="session")

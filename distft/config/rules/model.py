@@ -1,5 +1,7 @@
 """Rules of the model and of its evaluation, benchmarks included."""
 
+from importlib.util import find_spec
+
 from distft.config.check import ready_tasks, wrong_benchmarks
 from distft.config.errors import did_you_mean, nearest
 from distft.config.rules.contract import Facts, rule
@@ -80,6 +82,17 @@ def fused(facts: Facts) -> str | None:
     if num_accelerators() or facts.choices.get("launcher") != "local":
         return None
     return "model.kernels=liger needs an accelerator, and here is none. Try: model.kernels=none"
+
+
+@rule(
+    ("tuning._target_",),
+    "tuning=qlora without bitsandbytes",
+    "its kernels quantize the frozen layers and multiply with them",
+)
+def quantized(facts: Facts) -> str | None:
+    if not str(facts["tuning._target_"]).endswith(".QLora") or find_spec("bitsandbytes"):
+        return None
+    return "tuning=qlora: bitsandbytes is not installed. Try: pip install 'distft[qlora]'"
 
 
 @rule(

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from distft.config.key import shown
+from distft.config.parts import WITH_ADAPTERS
 from distft.config.rules.contract import Facts, rule
 from distft.tasks import load_task, task_names
 from distft.tasks.preference import formats_of
@@ -175,7 +176,7 @@ def rows_of_loss(facts: Facts) -> str | None:
     "the frozen base is the model with its adapters off",
 )
 def adapter_as_reference(facts: Facts) -> str | None:
-    if facts["loss.reference"] != "adapter" or str(facts["tuning._target_"]).endswith(".Lora"):
+    if facts["loss.reference"] != "adapter" or str(facts["tuning._target_"]).endswith(WITH_ADAPTERS):
         return None
     return (
         f"loss.reference=adapter needs adapters to switch off, and tuning={facts.choices.get('tuning')} has none. "

@@ -12,6 +12,7 @@ MOST_BYTES = 200  # of a name; a file system takes 255, and a file next to it ge
 _HAS_ADAPTERS = {
     "distft.models.adapters.Full": False,
     "distft.models.adapters.Lora": True,
+    "distft.models.adapters.QLora": True,
 }  # of others nobody knows here
 
 

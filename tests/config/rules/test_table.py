@@ -45,6 +45,7 @@ BROKEN = {
     "flash": (["model.attention=flash_attention_2"], "model.attention=sdpa"),
     "compiled_sdpa": (["train.compile=true", "model.attention=sdpa"], "model.attention=varlen"),
     "fused": (["model.kernels=liger", "train.compile=true"], "train.compile=false"),
+    "quantized": (["tuning=qlora"], "pip install 'distft[qlora]'"),
     "seed_date": (["data.seed_date=2026-02-30"], "data.seed_date=2024-07-26"),
     "template": (["data.format=messages", "data.chat_template=none"], "data.chat_template=auto"),
     "loss_of_task": (["model.task=regression", "loss=bce"], "loss=mse"),
@@ -106,6 +107,8 @@ def test_each_config_is_refused_by_exactly_its_rule(name: str, right: list[str],
     overrides, offered = BROKEN[name]
     if name in ON_ACCELERATORS:
         monkeypatch.setattr(f"distft.config.rules.{ON_ACCELERATORS[name]}.num_accelerators", lambda: 4)
+    if name == "quantized":
+        monkeypatch.setattr("distft.config.rules.model.find_spec", lambda package: None)
     if name.startswith("hosted"):  # which takes no settings of a model
         right = [each for each in right if not each.startswith("model.")]
     with pytest.raises(ConfigError) as caught:
