@@ -23,11 +23,11 @@ Steps = Sequence[tuple[float, float]]  # loss and gradient norm of each step
 WORDS = ("strategies", "attention", "options")
 LEAST_SECONDS = 30.0  # to import the libraries and train a case
 _CORES_OF_A_SERIES = 4  # series of cases run at the same time on an accelerator
-REFERENCE_LORA = "reference-lora"
+ADAPTERS = {"lora": "reference-lora", "qlora": "reference-qlora"}  # tuning -> its reference
 
 # Largest relative distance of a loss or norm from the CPU's: sums in another order; mantissas of 8 bits.
 LIMITS = {"fp32": 2e-5, "bf16": 2e-2}
-OPTIONS = ("full_recompute", "selective_recompute", "packing", "lora", "background_save", "compile")
+OPTIONS = ("full_recompute", "selective_recompute", "packing", "lora", "qlora", "background_save", "compile")
 SPREAD = 5e-6  # between strategies on the same device in fp32
 
 
@@ -49,7 +49,10 @@ def cases(place: Place, words: Sequence[str]) -> list[Case]:
             found.append(Case(f"attention.{kernel}.isolation", choice, best, "isolate"))
     if "options" in words:
         found += [Case(f"options.{name}", more, best) for name, more in options(place).items()]
-        found.append(Case("options.lora", ("tuning=lora",), best, reference=REFERENCE_LORA))
+        found += [
+            Case(f"options.{word}", (f"tuning={word}",), best, reference=reference)
+            for word, reference in adapters().items()
+        ]
         background = ("checkpoint.background=true",)
         found.append(Case("options.background_save", background, best, "save_in_background"))
     return sorted(found, key=lambda case: case.compiles)  # those that may take minutes come last
@@ -66,6 +69,12 @@ def options(place: Place) -> dict[str, tuple[str, ...]]:
     if which("g++"):
         found["compile"] = ("train.compile=true", kernel)
     return found
+
+
+def adapters() -> dict[str, str]:
+    """Returns the reference of each tuning with adapters that can run here."""
+    has_bitsandbytes = find_spec("bitsandbytes") is not None
+    return {word: reference for word, reference in ADAPTERS.items() if word != "qlora" or has_bitsandbytes}
 
 
 def kernels(place: Place) -> list[str]:
@@ -107,8 +116,11 @@ def run(place: Place, words: Sequence[str]) -> Iterator[Line]:
                 yield from (skipped(f"attention.{kernel}.{part}", lacks) for part in ("training", "isolation"))
     if "options" in words and not which("g++"):
         yield skipped("options.compile", "no C++ compiler (g++)")
+    if "options" in words and "qlora" not in adapters():
+        yield skipped("options.qlora", "bitsandbytes is not installed")
     reference = Series(place, "reference", [
-        Case(REFERENCE, (), "fp32"), Case(REFERENCE_LORA, ("tuning=lora",), "fp32"),
+        Case(REFERENCE, (), "fp32"),
+        *(Case(name, (f"tuning={word}",), "fp32") for word, name in adapters().items()),
     ], world=1, variables=jobs.ON_CPU)  # fmt: skip
     chosen = cases(place, words)
     at_once = max(1, place.machine.cores // _CORES_OF_A_SERIES // place.machine.world)
