@@ -65,9 +65,10 @@ class FourBit:
 def hold_in_four_bits(layer: Linear, name: str) -> None:
     """Replaces the frozen weight of a linear layer by a FourBit that is filled later. name: of the parameter."""
     weight = FourBit(name, tuple(layer.weight.shape), isinstance(layer, Conv1D))
-    del layer.weight
-    layer.four_bit = weight  # pyright: ignore[reportAttributeAccessIssue]
-    layer.forward = partial(_product, layer, weight)
+    changed: Any = layer
+    del changed.weight
+    changed.four_bit = weight
+    changed.forward = partial(_product, layer, weight)
 
 
 def _product(layer: Linear, weight: FourBit, inputs: torch.Tensor) -> torch.Tensor:

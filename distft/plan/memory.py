@@ -184,7 +184,17 @@ FAMILIES = {
 
 FP32_BYTES = 4
 FOUR_BIT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: NF4, its block's scale, and that scale's own
-_MOMENTS = {"AdamW": 2, "Adam": 2, "RAdam": 2, "NAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "ASGD": 1}
+_MOMENTS = {
+    "AdamW": 2,
+    "Adam": 2,
+    "RAdam": 2,
+    "NAdam": 2,
+    "Adamax": 2,
+    "Adadelta": 2,
+    "Adagrad": 1,
+    "ASGD": 1,
+    "Lion": 1,
+}
 
 
 def optimizer_bytes(optimizer: Optimizer) -> int | None:

@@ -44,6 +44,7 @@ DIFFERENT = {  # group/word: its keys, because
     "loss/distillation": "teacher",  # it has to be typed
     "loss/simpo": "beta",  # of another reward
     "optimizer/adamw": "lr",  # the model has SGD's, as torch has
+    "optimizer/lion": "lr",
     "optimizer/radam": "lr",
     "optimizer/sgd": "momentum",
     "schedule/cosine": "final_fraction",  # usual of cosine; 0 of linear and wsd

@@ -184,14 +184,14 @@ def averaged(facts: Facts) -> str | None:
 
 @rule(
     ("optimizer.betas", "optimizer._target_"),
-    "optimizer.betas of an optimizer of torch outside [0, 1)",
+    "optimizer.betas of an optimizer of torch or distft outside [0, 1)",
     "averages would diverge",
 )
 def betas(facts: Facts) -> str | None:
-    betas, is_torchs = facts["optimizer.betas"], str(facts["optimizer._target_"]).startswith("torch.")
+    betas, is_known = facts["optimizer.betas"], str(facts["optimizer._target_"]).startswith(("torch.", "distft."))
     if (
         betas is None
-        or not is_torchs
+        or not is_known
         or (len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas))
     ):
         return None
