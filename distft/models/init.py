@@ -39,11 +39,19 @@ class FreshWeights:
     def _initialize(self, unit: str) -> Iterator[tuple[str, torch.Tensor]]:
         module = copy.deepcopy(self.model.get_submodule(unit)).to_empty(device="cpu")
         names = {child: name for name, child in module.named_modules()}
+        for parameter in module.parameters():
+            parameter.detach().fill_(float("nan"))
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for child in _children_first(module):
                 torch.default_generator.manual_seed(seed_for(self.seed, "init", f"{unit}.{names[child]}"))
                 init_weights(self.model, child)
         for name, parameter in module.named_parameters():
+            if parameter.isnan().any():
+                kind = self.model.config.model_type
+                raise RuntimeError(
+                    f"{unit}.{name} has a value only from the constructor of its class, which is not known here, so "
+                    f"{kind} has no random instance. Try: model.tiny=false, with trained weights"
+                )
             yield f"{unit}.{name}", parameter.detach()
 
 

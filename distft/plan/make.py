@@ -38,6 +38,8 @@ from distft.tasks import load_task
 from distft.tasks.labels import Labels
 from distft.tensors.weight_files import content_hash, notes, weight_errors
 
+_CLAMPS = ("gemma3n", "gemma3n_text")  # read the weights of linear layers, which have none in 4 bits
+
 
 def make_plan(
     config: Config,
@@ -79,6 +81,8 @@ def make_plan(
         facts = facts_of(model_dir) if model_dir else architecture
         micro = _largest(config, memory, text_facts(facts), reads, world, per_node)
     facts = text_facts(facts_of(model_dir)) if model_dir else architecture
+    if config.tuning.is_quantized and (kind := facts.get("model_type")) in _CLAMPS:
+        raise ConfigError([f"tuning=qlora: {kind} clamps the weights of linear layers itself. Try: tuning=lora"])
     batch = forward(config, micro, _lengths(config, reads, world), accelerators)
     memory = with_step(memory, step_bytes(config, facts, batch))
     return Plan(

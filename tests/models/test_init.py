@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from distft.models.build import skeleton
 from distft.models.init import FreshWeights
 from tests.support.train_cases import tiny_model
 from tests.support.trained import MODELS
@@ -39,3 +40,11 @@ def test_other_seeds_and_other_layers_have_other_values() -> None:
     first, second = (FreshWeights(model, 0).read(name.format(i), shape, 0, 50) for i in (0, 1))
     assert not torch.equal(first, second)
     assert not torch.equal(first, FreshWeights(model, 1).read(name.format(0), shape, 0, 50))
+
+
+def test_a_parameter_that_the_class_does_not_initialize_is_refused() -> None:
+    """Apertus sets two numbers of each activation in a constructor; the memory they would be read from is random."""
+    model = skeleton(AutoConfig.for_model("apertus", hidden_size=32, num_hidden_layers=1, vocab_size=16), "eager")
+    fresh = FreshWeights(model, 0)
+    with pytest.raises(RuntimeError, match=r"act_fn.alpha_p has a value only .* apertus has no random instance"):
+        fresh.read("model.layers.0.mlp.down_proj.weight", (32, 14336), 0, 1)

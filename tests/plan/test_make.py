@@ -103,6 +103,12 @@ def test_a_base_in_4_bits_is_held_whole_by_each_process(right: list[str]):
     assert plan.memory["ddp"]["peak"] < lora.memory["ddp"]["peak"] - 1.4 * quantized
 
 
+@pytest.mark.slow
+def test_a_model_that_reads_its_weights_is_not_held_in_4_bits(right: list[str]):
+    with pytest.raises(ConfigError, match="tuning=qlora: gemma3n_text clamps .* Try: tuning=lora"):
+        make_plan(compose([*right, "tuning=qlora", "model.tiny_architecture.model_type=gemma3n_text"]))
+
+
 def test_an_adapter_for_a_missing_layer_is_a_config_error(right: list[str]):
     with pytest.raises(ConfigError, match=r"q_prj is not a linear layer of this model. Try: q_proj"):
         make_plan(compose([*right, "tuning=lora", "tuning.target_modules=[q_prj]"]))
