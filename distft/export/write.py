@@ -26,7 +26,6 @@ from distft.data.tokenize import load_tokenizer
 from distft.export.dcp import write_dcp
 from distft.export.deepspeed_universal import write_deepspeed_universal
 from distft.export.huggingface import BaseFolder, TrainedWeights, whole_or_nothing, write_huggingface, write_tokenizer
-from distft.export.peft import write_peft
 from distft.models.adapters import QLora
 from distft.models.build import architecture, skeleton
 from distft.models.init import FreshWeights
@@ -159,6 +158,8 @@ def _huggingface(opened: Opened, folder: Path) -> list[str]:
 
 
 def _peft(opened: Opened, folder: Path) -> list[str]:
+    from distft.export.peft import write_peft  # peft imports bitsandbytes, and that a compiler: 5 s
+
     model, is_there = opened.config.model, opened.plan.model_dir is not None
     about = {"base_model_name_or_path": model.path, "revision": model.revision} if is_there else {}
     _, ends = opened.rendering

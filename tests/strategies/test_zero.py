@@ -45,7 +45,12 @@ def test_buckets_follow_the_models_size_within_bounds() -> None:
 
 @pytest.mark.slow
 def test_zero_imports_no_compiler_and_is_quiet() -> None:
-    assert run_ranks(1, "tests.strategies.compilers") == {"loaded": [], "disabled": None, "warns": False}
+    """In a Python of its own, since peft in the others imports bitsandbytes, and that a compiler."""
+    assert run_ranks(1, "tests.strategies.compilers", PYTHONUNBUFFERED="1") == {
+        "loaded": [],
+        "disabled": None,
+        "warns": False,
+    }
 
 
 @pytest.mark.slow
