@@ -42,7 +42,7 @@ def test_other_seeds_and_other_layers_have_other_values() -> None:
     assert not torch.equal(first, FreshWeights(model, 1).read(name.format(0), shape, 0, 50))
 
 
-def test_a_parameter_that_the_class_does_not_initialize_is_refused() -> None:
+def test_a_parameter_that_no_class_initializes_is_refused() -> None:
     """Apertus sets two numbers of each activation in a constructor; the memory they would be read from is random."""
     model = skeleton(AutoConfig.for_model("apertus", hidden_size=32, num_hidden_layers=1, vocab_size=16), "eager")
     fresh = FreshWeights(model, 0)
