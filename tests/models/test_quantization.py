@@ -45,13 +45,16 @@ def test_products_and_gradients_are_of_the_dequantized_weight(layer: Any) -> Non
 
 
 def test_values_are_the_nearest_of_the_papers_sixteen() -> None:
-    """In each block of 64, times its largest magnitude, which is known to 8 bits."""
+    """In each block of 64, times its largest magnitude, which is known to 8 bits. Halfway either neighbour is right."""
+    torch.manual_seed(0)
     layer, weight = in_four_bits(nn.Linear(1536, 576))
     scales = weight.view(-1, 64).abs().amax(1, keepdim=True)
     shares = (weight.view(-1, 64) / scales)[:, :, None]
     nearest = torch.tensor(NF4)[(shares - torch.tensor(NF4)).abs().argmin(-1)]
     found = layer.four_bit.dequantized().view(-1, 64)
-    assert (found - nearest * scales).abs().max() <= 0.02 * scales.max()
+    distance, least = ((each - weight.view(-1, 64)).abs() for each in (found, nearest * scales))
+    assert (distance <= least + 0.02 * scales.max()).all()
+    assert ((found - nearest * scales).abs() <= 0.02 * scales.max()).double().mean() > 0.9999
     held = sum(tensor.nbytes for tensor in layer.four_bit.tensors())
     assert held == pytest.approx(FOUR_BIT_BYTES * weight.numel(), rel=1e-3)
 
