@@ -176,7 +176,8 @@ def rows_of_loss(facts: Facts) -> str | None:
     "the frozen base is the model with its adapters off",
 )
 def adapter_as_reference(facts: Facts) -> str | None:
-    if facts["loss.reference"] != "adapter" or str(facts["tuning._target_"]).endswith(WITH_ADAPTERS):
+    kind = str(facts["tuning._target_"]).rpartition(".")[2]
+    if facts["loss.reference"] != "adapter" or kind in WITH_ADAPTERS:
         return None
     return (
         f"loss.reference=adapter needs adapters to switch off, and tuning={facts.choices.get('tuning')} has none. "
